@@ -1,0 +1,47 @@
+# Needs only Python >= 3.10 and make. Everything is installed into .venv, at the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+.PHONY: help demo test test-slow test-cluster lint types notebooks clean
+
+help:
+	@echo "make demo          train with a uniform mixture and with DGA on real text, and compare (about 3 minutes)"
+	@echo "make test          lint, types and the fast tests (about 5 minutes)"
+	@echo "make test-slow     tests that train for minutes"
+	@echo "make test-cluster  tests that start several processes as a cluster would"
+	@echo "make notebooks     execute the notebooks from a clean kernel"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "lightning-dga needs Python >= 3.10, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/dga-train -m experiment=demo callbacks=uniform,dga overwrite=true
+	$(BIN)/dga-report runs/demo/uniform runs/demo/dga
+
+test: lint types $(READY)
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not cluster'
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+test-cluster: $(READY)
+	$(BIN)/python -m pytest -m cluster
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+notebooks: $(READY)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:doctest notebooks
+
+clean:
+	rm -rf $(VENV) runs build dist

@@ -1,0 +1,95 @@
+"""The loss whose gradients are aligned: found on the user's module, run under the user's precision."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from inspect import Parameter, signature
+from typing import Any
+
+from torch import Tensor, nn
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+
+
+def find_loss(module: nn.Module, loss_fn: LossFunction | None = None) -> LossFunction:
+    """Chooses what measures the loss of a probe batch.
+
+    Args:
+        module: The model in training.
+        loss_fn: The user's choice, ``loss_fn(module, batch)``.
+
+    Returns:
+        The module's own ``alignment_loss(batch)`` where it defines one, else ``loss_fn``, else its ``training_step``.
+    """
+    if callable(getattr(module, "alignment_loss", None)):
+        return _alignment_loss
+    return loss_fn or _training_step_loss
+
+
+def uses_training_step(loss: LossFunction) -> bool:
+    """Whether a loss found by :func:`find_loss` is the module's ``training_step``."""
+    return loss is _training_step_loss
+
+
+class ProbeLoss:
+    """Measures the mean loss of a probe batch, ready for a backward pass.
+
+    Args:
+        module: The model.
+        loss: From :func:`find_loss`.
+        forward_context: Makes the context that the precision plugin runs a training forward in.
+        scale: What the loss is multiplied by before the backward pass, so that fp16 gradients do not underflow. Gradients
+            are to be divided by it again.
+        transfer: Moves a batch to the model's device as in training.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: LossFunction,
+        *,
+        forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        scale: float = 1.0,
+        transfer: Callable[[Any], Any] = lambda batch: batch,
+    ) -> None:
+        self.scale = scale
+        self._module = module
+        self._loss = loss
+        self._forward_context = forward_context
+        self._transfer = transfer
+
+    def __call__(self, batch: Any) -> Tensor:
+        """The mean loss of a batch, a scalar of at least float32, with its graph; not scaled yet.
+
+        Raises:
+            TypeError: If the loss is not a tensor.
+            ValueError: If it is neither a scalar nor one loss per sample.
+        """
+        batch = self._transfer(batch)
+        with self._forward_context():
+            loss = self._loss(self._module, batch)
+        if not isinstance(loss, Tensor):
+            raise TypeError(
+                f"The loss to align is a {type(loss).__name__}, expected a tensor. Define `alignment_loss(batch)` on "
+                f"{type(self._module).__name__}, or give the callback `loss_fn(pl_module, batch)`."
+            )
+        if loss.ndim > 1 or not loss.requires_grad:
+            what = f"has shape {tuple(loss.shape)}" if loss.ndim > 1 else "does not depend on any trainable parameter"
+            raise ValueError(f"The loss to align {what}; return a scalar mean or one loss per sample, with its graph.")
+        return loss.double().mean() if loss.dtype.itemsize == 8 else loss.float().mean()
+
+
+def _alignment_loss(module: Any, batch: Any) -> Tensor:
+    return module.alignment_loss(batch)
+
+
+def _training_step_loss(module: Any, batch: Any) -> Tensor:
+    arguments = [batch, 0][: _positional_parameters(module.training_step)]
+    output = module.training_step(*arguments)
+    return output["loss"] if isinstance(output, Mapping) else output
+
+
+def _positional_parameters(function: Callable[..., Any]) -> int:
+    kinds = [p.kind for p in signature(function).parameters.values()]
+    if Parameter.VAR_POSITIONAL in kinds:
+        return 2
+    return sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)

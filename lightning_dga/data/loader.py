@@ -1,0 +1,202 @@
+"""The training loader: carries the composition's draws to workers and hands back the user's own batches.
+
+The composition stays in the main process; a worker gets (domain, index) pairs and returns a collated batch. What new weights
+made stale is dropped when it arrives, and workers skip it where they have not read it yet.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_dga.data.composition import Composition, Draw
+from lightning_dga.data.sources import ShuffledOrder, Sources, iter_streams
+from lightning_dga.data.streams import StreamReader
+
+
+# a run of recalled tickets is shared with the workers as one integer, first * _MOST_IN_FLIGHT + count, written atomically
+_MOST_IN_FLIGHT = 1 << 20
+
+
+@dataclass(frozen=True)
+class BatchInfo:
+    """Where the samples of a process's batch came from.
+
+    Attributes:
+        domains: Domain of each sample of this process's batch, ``[batch_size]`` int64.
+        version: Weights version that the batch was drawn under.
+        start: Index in the stream of the first sample of the batch over all processes.
+    """
+
+    domains: NDArray[np.int64]
+    version: int
+    start: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a worker needs for one batch; the samples of streams, which only the main process can read, travel along."""
+
+    ticket: int
+    domains: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    streamed: dict[int, Any]
+
+
+class _Reader(Dataset):
+    """Reads and collates one batch; runs in the workers."""
+
+    def __init__(self, sources: Sources, collate_fn: Callable[[list[Any]], Any], recalled: torch.Tensor) -> None:
+        self._sources = sources
+        self._collate = collate_fn
+        self._recalled = recalled
+
+    def __getitem__(self, work: _Work) -> tuple[int, Any]:
+        first, count = divmod(int(self._recalled), _MOST_IN_FLIGHT)
+        if first <= work.ticket < first + count:
+            return work.ticket, None
+        samples = [
+            work.streamed[slot] if slot in work.streamed else self._sources.read(domain, index)
+            for slot, (domain, index) in enumerate(zip(work.domains.tolist(), work.indices.tolist(), strict=True))
+        ]
+        return work.ticket, self._collate(samples)
+
+
+class MixtureLoader:
+    """Yields this process's batches of the weighted stream, for ever, in epochs of a fixed number of batches.
+
+    It has a length, so Lightning takes one batch at a time and the composition knows which samples were trained on. Workers
+    start with the first batch and live until :meth:`close`, across epochs.
+
+    Args:
+        composition: Says which domain each sample comes from; shared with whoever sets the weights.
+        sources: The samples.
+        batch_size: Samples per batch and process.
+        batches_per_epoch: Length of an epoch.
+        collate_fn: Turns a list of samples into the batch that ``training_step`` sees.
+        rank: Which slice of each draw is this process's.
+        world_size: How many processes share a draw.
+        seed: Selects the order within the domains, and the workers' seeds.
+        **workers: ``num_workers``, ``prefetch_factor``, ``pin_memory``, ``timeout``, ``multiprocessing_context`` and
+            ``worker_init_fn`` of :class:`torch.utils.data.DataLoader`.
+    """
+
+    def __init__(
+        self,
+        composition: Composition,
+        sources: Sources,
+        *,
+        batch_size: int,
+        batches_per_epoch: int,
+        collate_fn: Callable[[list[Any]], Any],
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        **workers: Any,
+    ) -> None:
+        self.batch_size = batch_size
+        self.current: BatchInfo | None = None
+        self._composition = composition
+        self._batches_per_epoch = batches_per_epoch
+        self._rank = rank
+        self._world_size = world_size
+        self._order = ShuffledOrder(sources.sizes, seed)
+        self._sources = sources
+        self._streams = self._open_streams()
+        self._recalled = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._tickets = 0
+        self._in_flight: dict[int, Draw] = {}
+        self._loader = DataLoader(
+            _Reader(sources, collate_fn, self._recalled),
+            batch_size=None,
+            sampler=_Endless(self._next_work),
+            collate_fn=_as_it_is,
+            # its own generator: the default one would take a number from the user's RNG for the workers' seeds
+            generator=torch.Generator().manual_seed(seed),
+            **workers,
+        )
+        self._batches: Iterator[tuple[int, Any]] | None = None
+
+    def __len__(self) -> int:
+        return self._batches_per_epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(self._batches_per_epoch):
+            yield self._next_batch()
+
+    def recall(self) -> None:
+        """Tells the workers which queued work the composition has taken back; call it after the weights changed."""
+        stale = list(takewhile(lambda ticket: not self._composition.is_pending(self._in_flight[ticket]), reversed(self._in_flight)))
+        if stale:
+            self._recalled.fill_(stale[-1] * _MOST_IN_FLIGHT + len(stale))
+
+    def close(self) -> None:
+        """Stops the workers; what they had read ahead is read again when the loader is used next."""
+        self._batches = None
+        self._in_flight.clear()
+        self._composition.recall_pending()
+
+    def restart(self) -> None:
+        """Continues from wherever the composition's state has been set to."""
+        self.close()
+        self._streams = self._open_streams()
+
+    def _next_batch(self) -> Any:
+        if self._batches is None:
+            self._batches = iter(self._loader)
+        while True:
+            ticket, batch = next(self._batches)
+            draw = self._in_flight.pop(ticket)
+            if self._composition.is_pending(draw):
+                break
+        self._composition.hand_over(draw)
+        self.current = BatchInfo(draw.domains[self._own(draw)], draw.version, draw.start)
+        for domain, reader in self._streams.items():
+            before = draw.positions[draw.domains == domain]
+            if len(before):
+                reader.release(int(before[0]))
+        return batch
+
+    def _next_work(self) -> _Work:
+        draw = self._composition.draw(self.batch_size * self._world_size)
+        own = self._own(draw)
+        domains, positions = draw.domains[own], draw.positions[own]
+        streamed = {
+            slot: self._streams[domain].get(position)
+            for slot, (domain, position) in enumerate(zip(domains.tolist(), positions.tolist(), strict=True))
+            if domain in self._streams
+        }
+        ticket = self._tickets
+        self._tickets += 1
+        self._in_flight[ticket] = draw
+        return _Work(ticket, domains, self._order.indices(domains, positions), streamed)
+
+    def _open_streams(self) -> dict[int, StreamReader]:
+        streams = dict(iter_streams(self._sources))
+        counts = self._composition.counts()
+        for domain, reader in streams.items():
+            reader.release(int(counts[domain]))
+        return streams
+
+    def _own(self, draw: Draw) -> slice:
+        return slice(self._rank * self.batch_size, (self._rank + 1) * self.batch_size)
+
+
+class _Endless:
+    """The sampler of the inner loader; runs in the main process, as far ahead as the workers' queues are long."""
+
+    def __init__(self, next_work: Callable[[], _Work]) -> None:
+        self._next_work = next_work
+
+    def __iter__(self) -> Iterator[_Work]:
+        while True:
+            yield self._next_work()
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,156 @@
+"""Where the samples of the k domains are read from: a data set per domain, or one data set with labels.
+
+A source turns (domain, position) into a sample. Positions count the samples drawn from a domain since the start; map-style
+data is walked without replacement in a fresh keyed order every epoch, a stream in its own order.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, IterableDataset
+
+from lightning_dga.data.errors import DataError
+from lightning_dga.data.permutation import keys, permute
+from lightning_dga.data.streams import StreamReader
+
+
+class Sources(Protocol):
+    """The samples of k domains."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The domain names, in the order of every ``[k]`` tensor of the package."""
+        ...
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Samples in each domain, ``[k]``; 0 for a stream, whose size is not known."""
+        ...
+
+    def read(self, domain: int, index: int) -> Any:
+        """Sample ``index`` of a map-style domain."""
+        ...
+
+    def stream(self, domain: int) -> StreamReader | None:
+        """A new reader of a domain that is a stream; ``None`` for a map-style one."""
+        ...
+
+
+class DatasetPerDomain:
+    """One data set for each domain, map-style or iterable.
+
+    Args:
+        domains: The data sets by domain name.
+
+    Raises:
+        ValueError: If there is no domain, or a map-style one is empty.
+        TypeError: If a domain is neither a map-style nor an iterable data set.
+    """
+
+    def __init__(self, domains: Mapping[str, Dataset]) -> None:
+        if not domains:
+            raise ValueError("`domains` is empty; name at least one domain.")
+        self.names = tuple(str(name) for name in domains)
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"`domains` has two domains with one name: {sorted(self.names)}.")
+        self._datasets = list(domains.values())
+        self.sizes = np.array([_size(name, data) for name, data in domains.items()], dtype=np.int64)
+
+    def read(self, domain: int, index: int) -> Any:
+        return _read(self._datasets[domain], index, self.names[domain])
+
+    def stream(self, domain: int) -> StreamReader | None:
+        return StreamReader(self._datasets[domain], self.names[domain]) if self.sizes[domain] == 0 else None
+
+
+class LabelledDataset:
+    """One map-style data set whose samples carry an integer domain label.
+
+    Only labels that occur become domains, named by their number, in increasing order. Memory is one integer per sample and
+    three per domain, so that the clusters of a large crawl need no object each.
+
+    Args:
+        dataset: The samples.
+        labels: Domain label of each sample, ``[len(dataset)]`` integers.
+
+    Raises:
+        ValueError: If there is not one label for each sample, a label is not an integer, or the data set is empty.
+    """
+
+    def __init__(self, dataset: Dataset, labels: Sequence[int] | NDArray[np.int64] | torch.Tensor) -> None:
+        array = np.asarray(labels)
+        length = _size("dataset", dataset)
+        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"`labels` must be one integer per sample, got {array.dtype} of shape {array.shape}.")
+        if len(array) != length:
+            raise ValueError(f"`labels` has {len(array)} entries, `dataset` has {length} samples; give one label for each.")
+        found, first, sizes = _group(array)
+        self.names = tuple(map(str, found.tolist()))
+        self.sizes = sizes
+        self._dataset = dataset
+        self._first = first
+        self._order = np.argsort(array, kind="stable")
+
+    def read(self, domain: int, index: int) -> Any:
+        return _read(self._dataset, int(self._order[self._first[domain] + index]), self.names[domain])
+
+    def stream(self, domain: int) -> StreamReader | None:
+        return None
+
+
+class ShuffledOrder:
+    """The order in which the samples of each map-style domain are visited: without replacement, new every epoch.
+
+    Args:
+        sizes: Samples in each domain, ``[k]`` int64.
+        seed: Selects the orders.
+        purpose: Keeps orders of one seed apart that serve different readers.
+    """
+
+    def __init__(self, sizes: NDArray[np.int64], seed: int, purpose: int = 0) -> None:
+        self._sizes = sizes
+        self._seed = seed
+        self._purpose = purpose
+
+    def indices(self, domains: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Index within its domain of each sample, ``[n]``; for a stream its position."""
+        indices = positions.copy()
+        finite = np.flatnonzero(self._sizes[domains])
+        domain, size = domains[finite], self._sizes[domains[finite]]
+        epoch, within = np.divmod(positions[finite], size)
+        indices[finite] = permute(within, size, keys(self._seed, self._purpose, domain, epoch))
+        return indices
+
+
+def _group(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    found, sizes = np.unique(labels, return_counts=True)
+    return found, np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes.astype(np.int64)
+
+
+def _size(name: str, data: Dataset) -> int:
+    if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
+        if not isinstance(data, IterableDataset) and not hasattr(data, "__iter__"):
+            raise TypeError(f"Domain {name!r} is a {type(data).__name__}, which is neither a map-style nor an iterable data set.")
+        return 0
+    length = len(data)  # type: ignore[arg-type]
+    if length == 0:
+        raise ValueError(f"Domain {name!r} is empty; remove it or give it data.")
+    return length
+
+
+def _read(dataset: Dataset, index: int, domain: str) -> Any:
+    try:
+        return dataset[index]
+    except Exception as error:
+        raise DataError(f"Domain {domain!r}, sample {index}: {type(error).__name__}: {error}") from error
+
+
+def iter_streams(sources: Sources) -> Iterator[tuple[int, StreamReader]]:
+    """A new reader for each domain that is a stream."""
+    for domain in np.flatnonzero(sources.sizes == 0).tolist():
+        reader = sources.stream(domain)
+        if reader is not None:
+            yield domain, reader

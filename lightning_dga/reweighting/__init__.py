@@ -1,0 +1,42 @@
+"""Alignments and weights to weights: pure functions on small tensors. No model, no data."""
+
+from collections.abc import Callable
+from typing import Any
+
+from lightning_dga.reweighting.dga import DGA, PaperDGA
+from lightning_dga.reweighting.fixed import Importance, Static, Uniform
+from lightning_dga.reweighting.rule import Rule, RuleState
+
+RULES: dict[str, Callable[..., Rule]] = {
+    "dga": DGA,
+    "dga_paper": PaperDGA,
+    "importance": Importance,
+    "static": Static,
+    "uniform": Uniform,
+}
+
+
+def make_rule(name: str, **settings: Any) -> Rule:
+    """A rule by name.
+
+    Args:
+        name: A key of ``RULES``.
+        **settings: Its settings; those that are ``None`` are left at their defaults.
+
+    Raises:
+        ValueError: If there is no such rule, or it has no such setting.
+
+    Example:
+        >>> make_rule("dga", step_size=0.5)
+        DGA(step_size=0.5, ema=0.3, decay=0.1)
+    """
+    if name not in RULES:
+        raise ValueError(f"`rule` {name!r} is unknown; choose one of {', '.join(sorted(RULES))}, or give a rule object.")
+    given = {setting: value for setting, value in settings.items() if value is not None}
+    try:
+        return RULES[name](**given)
+    except TypeError as error:
+        raise ValueError(f"`rule` {name!r} does not take these settings: {given} ({error}).") from error
+
+
+__all__ = ["DGA", "RULES", "Importance", "PaperDGA", "Rule", "RuleState", "Static", "Uniform", "make_rule"]

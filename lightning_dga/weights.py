@@ -1,0 +1,65 @@
+"""Domain weights: reading what a user gives into a point of the simplex."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+WeightsLike = Mapping[str, float] | Sequence[float] | Tensor
+
+
+def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: str = "weights") -> Tensor:
+    """Normalises domain weights.
+
+    Args:
+        values: A mapping that names every domain, or ``k`` numbers in the order of ``names``; ``None`` is uniform.
+            They need not sum to one.
+        names: The k domain names.
+        argument: What to call ``values`` in an error.
+
+    Returns:
+        The weights, ``[k]`` float64, non-negative, summing to one.
+
+    Raises:
+        ValueError: If a name is missing or unknown, the number of weights is not k, or a weight is NaN, infinite or
+            negative, or all are zero.
+
+    Example:
+        >>> as_weights({"wiki": 3, "code": 1}, ["code", "wiki"])
+        tensor([0.2500, 0.7500], dtype=torch.float64)
+    """
+    if values is None:
+        return torch.full((len(names),), 1.0 / len(names), dtype=torch.float64)
+    if isinstance(values, Mapping):
+        values = _in_order(values, names, argument)
+    weights = torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
+    if weights.shape != (len(names),):
+        raise ValueError(f"`{argument}` has shape {tuple(weights.shape)}, expected one number for each of the {len(names)} domains.")
+    for problem, wrong in (("not finite", ~weights.isfinite()), ("negative", weights < 0)):
+        if wrong.any():
+            first = int(wrong.nonzero()[0])
+            raise ValueError(f"`{argument}` of domain {names[first]!r} is {problem}: {weights[first].item()}.")
+    if weights.sum() == 0:
+        raise ValueError(f"`{argument}` are all zero; give at least one domain a positive weight.")
+    # dividing by the largest first keeps the sum finite for weights near the end of the range
+    weights /= weights.max()
+    return weights / weights.sum()
+
+
+def _in_order(values: Mapping[str, float], names: Sequence[str], argument: str) -> list[float]:
+    known = set(names)
+    for name in values:
+        if name not in known:
+            close = get_close_matches(str(name), names, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"`{argument}` names the unknown domain {name!r}.{hint} Domains: {_listed(names)}.")
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise ValueError(f"`{argument}` misses {_listed(missing)}; name every domain, with 0 for one that is not to be drawn.")
+    return [float(values[name]) for name in names]
+
+
+def _listed(names: Sequence[str], limit: int = 12) -> str:
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown}, … ({len(names)} in all)"
