@@ -32,19 +32,20 @@ def _base(name: str, submodule: str = "") -> Any:
 
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+    from lightning.pytorch import Callback, LightningDataModule, LightningModule
     from lightning.pytorch.callbacks import TQDMProgressBar
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 else:
     Callback = _base("Callback")
     LightningDataModule = _base("LightningDataModule")
     LightningModule = _base("LightningModule")
-    Trainer = _IN_USE[0].Trainer
     TQDMProgressBar = _base("TQDMProgressBar", "callbacks")
     MisconfigurationException = _base("MisconfigurationException", "utilities.exceptions")
 
-rank_zero_info = importlib.import_module(f"{_IN_USE[0].__name__}.utilities").rank_zero_info
-rank_zero_warn = importlib.import_module(f"{_IN_USE[0].__name__}.utilities").rank_zero_warn
+_utilities = importlib.import_module(f"{_IN_USE[0].__name__}.utilities")
+rank_zero_info = _utilities.rank_zero_info
+rank_zero_warn = _utilities.rank_zero_warn
+seed_everything = _IN_USE[0].seed_everything
 
 __all__ = [
     "Callback",
@@ -52,7 +53,7 @@ __all__ = [
     "LightningModule",
     "MisconfigurationException",
     "TQDMProgressBar",
-    "Trainer",
     "rank_zero_info",
     "rank_zero_warn",
+    "seed_everything",
 ]

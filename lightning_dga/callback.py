@@ -1,9 +1,10 @@
 """The callback: when to align, what is logged, what is checkpointed. The only room that knows a Trainer's loops."""
 
 import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -86,7 +87,8 @@ class DynamicGradientAlignment(Callback):
     ``training_step``, run in evaluation mode so that nothing that it logs or updates is kept.
 
     Args:
-        every_n_steps: Reweighting period T_r in optimizer steps.
+        every_n_steps: Reweighting period T_r in optimizer steps; ``None`` never measures, which leaves a rule's first
+            weights, as importance sampling has them.
         step_size: η of the rule; ``None`` takes the rule's default.
         ema: β of the rule, the share of the new weights in the moving average; ``None`` takes the rule's default.
         estimator: How alignments are measured: ``"auto"``, ``"backward"``, or an
@@ -113,7 +115,7 @@ class DynamicGradientAlignment(Callback):
 
     def __init__(
         self,
-        every_n_steps: int = 100,
+        every_n_steps: int | None = 100,
         step_size: float | None = None,
         ema: float | None = None,
         estimator: str | Estimator = "auto",
@@ -122,7 +124,8 @@ class DynamicGradientAlignment(Callback):
         loss_fn: LossFunction | None = None,
     ) -> None:
         for name, value in {"every_n_steps": every_n_steps, "probe_batch_size": probe_batch_size}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            never = value is None and name == "every_n_steps"
+            if not never and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
         if isinstance(estimator, str) and estimator not in ESTIMATORS:
             raise ValueError(f"`estimator` {estimator!r} is unknown; choose one of {', '.join(sorted(ESTIMATORS))}.")
@@ -151,7 +154,8 @@ class DynamicGradientAlignment(Callback):
         Args:
             step: Optimizer steps done (``trainer.global_step``).
         """
-        return step // self.every_n_steps > self._progress.step // self.every_n_steps
+        period = self.every_n_steps
+        return period is not None and step // period > self._progress.step // period
 
     @override
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -323,14 +327,10 @@ def _transfer(trainer: Any, pl_module: Any, batch: Any) -> Any:
 def _loggers_muted(trainer: Any) -> Iterator[None]:
     """A ``training_step`` that writes to its logger directly writes to nobody."""
     loggers = trainer.loggers
-    with ExitStack() as stack:
-        stack.callback(setattr, trainer, "loggers", loggers)
-        trainer.loggers = [_silent_logger(trainer) for _ in loggers]
-        yield
-
-
-def _silent_logger(trainer: Any) -> Any:
-    from importlib import import_module
-
     namespace = "pytorch_lightning" if type(trainer).__module__.startswith("pytorch_lightning") else "lightning.pytorch"
-    return import_module(f"{namespace}.loggers.logger").DummyLogger()
+    silent = import_module(f"{namespace}.loggers.logger").DummyLogger
+    trainer.loggers = [silent() for _ in loggers]
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers

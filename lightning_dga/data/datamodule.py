@@ -1,6 +1,7 @@
 """The data module: owns the mixture's weights and streams the batches that they ask for."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,10 @@ class MixtureDataModule(LightningDataModule):
         }
         self._loader: MixtureLoader | None = None
         self._probes: ProbeReader | None = None
+        if val is None:
+            self._offer_no("val_dataloader")
+        if test is None:
+            self._offer_no("test_dataloader")
 
     @classmethod
     def from_labels(
@@ -271,6 +276,10 @@ class MixtureDataModule(LightningDataModule):
     def _epoch(self, batch: int) -> int:
         sizes = self._sources.sizes
         return -(-int(sizes.sum()) // batch) if (sizes > 0).all() else _STREAM_EPOCH
+
+    def _offer_no(self, loader: str) -> None:
+        """Puts the base class's hook back, by which Lightning knows that there is no such loader, and does not warn."""
+        setattr(self, loader, MethodType(getattr(LightningDataModule, loader), self))
 
     def _evaluation_loader(self, name: str) -> Any:
         data = self._evaluation[name]

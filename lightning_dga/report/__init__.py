@@ -1,0 +1,6 @@
+"""Run folders to tables and pages. Reads files only; no model, no Trainer."""
+
+from lightning_dga.report.run_folder import RunFolderError, WeightsTable, find_runs, read_metrics, read_weights
+from lightning_dga.report.table import comparison
+
+__all__ = ["RunFolderError", "WeightsTable", "comparison", "find_runs", "read_metrics", "read_weights"]

@@ -1,0 +1,123 @@
+"""The Hydra entry ``dga-train``: composes a run from ``conf/``, trains, tests, and leaves a run folder."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lightning_dga._lightning import MisconfigurationException, rank_zero_info, seed_everything
+from lightning_dga.data.errors import DataError
+from lightning_dga.recorder import RunRecorder
+from lightning_dga.report.run_folder import CHECKPOINTS, CONFIG, LOGS, METRICS, WEIGHTS, RunFolderError
+
+_TRACEBACK = "HYDRA_FULL_ERROR"
+# what a user's own input causes; anything else is a fault of the program and keeps its traceback
+_USER_ERRORS = (
+    HydraException,
+    OmegaConfBaseException,
+    DataError,
+    RunFolderError,
+    FileNotFoundError,
+    MisconfigurationException,
+)
+
+
+def config_dir() -> Path:
+    """The config tree: inside the installed package, or beside it in a checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def train(config: DictConfig, folder: Path) -> dict[str, Any]:
+    """Trains and tests what a config describes.
+
+    Args:
+        config: A composed ``conf/train.yaml``.
+        folder: The run folder.
+
+    Returns:
+        What it wrote to ``metrics.json``.
+
+    Raises:
+        RunFolderError: If the folder holds a run, and the config neither resumes nor overwrites it.
+    """
+    checkpoint = _prepare_folder(folder, resume=config.resume, overwrite=config.overwrite)
+    seed_everything(config.seed, workers=True, verbose=False)
+    datamodule = instantiate(config.data)
+    model = instantiate(config.model)
+    recorder = RunRecorder(folder)
+    trainer = instantiate(
+        config.trainer,
+        callbacks=[*(instantiate(one) for one in config.callbacks.values() if one is not None), recorder],
+        logger=[instantiate(one) for one in config.logger.values() if one is not None],
+        default_root_dir=str(folder),
+    )
+    if trainer.is_global_zero:
+        OmegaConf.save(config, folder / CONFIG, resolve=True)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint)
+    if config.test:
+        trainer.test(model, datamodule=datamodule, verbose=False)
+    metrics = recorder.finish(trainer)
+    rank_zero_info(f"Run folder: {folder}")
+    return metrics
+
+
+def _prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> str | None:
+    if resume:
+        last = folder / CHECKPOINTS / "last.ckpt"
+        return str(last) if last.is_file() else None
+    # the processes that Lightning starts for the other devices find the folder of this very run
+    started_by_lightning = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_PROCID", 0)) > 0
+    present = [name for name in (WEIGHTS, METRICS, CHECKPOINTS, LOGS) if (folder / name).exists()]
+    if present and not started_by_lightning:
+        if not overwrite:
+            raise RunFolderError(
+                f"{folder} holds a run already ({', '.join(present)}). Continue it with `resume=true`, replace it with "
+                "`overwrite=true`, or choose another `name`."
+            )
+        for name in present:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return None
+
+
+@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
+def _run(config: DictConfig) -> None:
+    train(config, Path(HydraConfig.get().runtime.output_dir))
+
+
+def main() -> None:
+    """Runs ``dga-train``: a user's mistake ends in one line and exit status 1."""
+    wants_traceback = _TRACEBACK in os.environ
+    os.environ[_TRACEBACK] = "1"
+    try:
+        _run()
+    except _USER_ERRORS as error:
+        if wants_traceback:
+            raise
+        print(f"dga-train: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _one_line(error: BaseException) -> str:
+    where = ""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        key = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else ""
+        where = f"{key}: " if key and not where else where
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, HydraException) and error.__cause__ is not None:
+        lines.append(str(error.__cause__).splitlines()[0])
+    return where + " ".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Alignments by definition: one float64 backward pass for each domain."""
+
+import copy
+
+import torch
+
+
+def as_double(batch):
+    return [part.double() if part.is_floating_point() else part for part in batch]
+
+
+def gradient(model, loss, batches):
+    """The mean gradient over (count, batch) pairs, one flat float64 vector."""
+    model = copy.deepcopy(model).double().eval()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    total = sum(count for count, _ in batches)
+    mean = sum(loss(model, as_double(batch)).mean() * (count / total) for count, batch in batches)
+    parts = torch.autograd.grad(mean, parameters, allow_unused=True)
+    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, parts, strict=True)])
+
+
+def alignments(model, loss, datamodule, update, size, k):
+    """``[k]`` alignments of one process, of the same probes that the callback draws for an update."""
+    target = gradient(model, loss, [(probe.count, probe.batch) for probe in datamodule.target_probes(update)])
+    by_domain = {i: [] for i in range(k)}
+    for probe in datamodule.domain_probes(update, size):
+        by_domain[probe.domain].append((probe.count, probe.batch))
+    return torch.stack([gradient(model, loss, by_domain[i]) @ target for i in range(k)])

@@ -1,0 +1,87 @@
+"""Small models and data that the tests share."""
+
+import lightning as L
+import torch
+from torch import nn
+from torch.utils.data import Dataset, IterableDataset
+from torchmetrics import MeanMetric
+
+from lightning_dga import MixtureDataModule
+
+
+class Points(Dataset):
+    """Noisy linear data; every sample carries its own number, so that a test can tell which were drawn."""
+
+    def __init__(self, seed, size, features=4):
+        generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
+        self.x = torch.randn(size, features, generator=generator)
+        self.y = self.x @ torch.randn(features, 1, generator=generator) + 0.1 * torch.randn(size, 1, generator=generator)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index], self.y[index], torch.tensor([self.seed, index])
+
+
+class Stream(IterableDataset):
+    """The same as an iterable."""
+
+    def __init__(self, seed, size):
+        self.points = Points(seed, size)
+
+    def __iter__(self):
+        return (self.points[i] for i in range(len(self.points)))
+
+
+def mixture(k=3, size=40, **arguments):
+    settings = {"batch_size": 4, "target_batch_size": 6, **arguments}
+    domains = {f"domain{i}": Points(i, size + i) for i in range(k)}
+    return MixtureDataModule(domains, Points(1, 12), **settings)
+
+
+class Plain(L.LightningModule):
+    """A module that knows nothing of mixtures: it logs, counts, collects, and updates a metric in its ``training_step``."""
+
+    def __init__(self, dropout=0.0, norm=False, lr=0.05):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1)
+        )
+        self.lr = lr
+        self.error = MeanMetric()
+        self.calls = 0
+        self.seen = []
+        self.by_kind = {"loss": []}
+
+    def loss(self, batch):
+        x, y, _ = batch
+        return ((self.layers(x) - y) ** 2).mean()
+
+    def training_step(self, batch, batch_idx):
+        loss = self.loss(batch)
+        self.error(loss.detach())
+        self.log("train/loss", loss)
+        self.log("train/error", self.error, on_step=True, on_epoch=True)
+        self.calls += 1
+        self.seen.append(batch[2])
+        self.by_kind["loss"].append(loss.detach())
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), self.lr)
+
+
+def trainer(*callbacks, **arguments):
+    settings = {
+        "accelerator": "cpu",
+        "max_steps": 6,
+        "max_epochs": -1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        **arguments,
+    }
+    return L.Trainer(callbacks=list(callbacks), **settings)
