@@ -67,5 +67,7 @@ class Alignments:
             step: Optimizer steps done.
         """
         samples = counts.to("cpu", torch.float64)
-        means = [torch.where(samples > 0, sums.to("cpu", torch.float64) / samples, torch.nan) for sums in (dots, losses)]
+        means = [
+            torch.where(samples > 0, sums.to("cpu", torch.float64) / samples, torch.nan) for sums in (dots, losses)
+        ]
         return cls(means[0], samples.round().to(torch.int64), means[1], target_loss, target_norm, step)

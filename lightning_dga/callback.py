@@ -130,7 +130,9 @@ class DynamicGradientAlignment(Callback):
         if isinstance(estimator, str) and estimator not in ESTIMATORS:
             raise ValueError(f"`estimator` {estimator!r} is unknown; choose one of {', '.join(sorted(ESTIMATORS))}.")
         if not isinstance(rule, str) and (step_size is not None or ema is not None):
-            raise ValueError("Give `step_size` and `ema` to the rule object, not to the callback, when `rule` is an object.")
+            raise ValueError(
+                "Give `step_size` and `ema` to the rule object, not to the callback, when `rule` is an object."
+            )
         self.every_n_steps = every_n_steps
         self.probe_batch_size = probe_batch_size
         self.estimator: Estimator = ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator

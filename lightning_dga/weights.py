@@ -35,7 +35,9 @@ def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: st
         values = _in_order(values, names, argument)
     weights = torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
     if weights.shape != (len(names),):
-        raise ValueError(f"`{argument}` has shape {tuple(weights.shape)}, expected one number for each of the {len(names)} domains.")
+        raise ValueError(
+            f"`{argument}` has shape {tuple(weights.shape)}, expected one number for each of the {len(names)} domains."
+        )
     for problem, wrong in (("not finite", ~weights.isfinite()), ("negative", weights < 0)):
         if wrong.any():
             first = int(wrong.nonzero()[0])
@@ -56,7 +58,9 @@ def _in_order(values: Mapping[str, float], names: Sequence[str], argument: str) 
             raise ValueError(f"`{argument}` names the unknown domain {name!r}.{hint} Domains: {_listed(names)}.")
     missing = [name for name in names if name not in values]
     if missing:
-        raise ValueError(f"`{argument}` misses {_listed(missing)}; name every domain, with 0 for one that is not to be drawn.")
+        raise ValueError(
+            f"`{argument}` misses {_listed(missing)}; name every domain, with 0 for one that is not to be drawn."
+        )
     return [float(values[name]) for name in names]
 
 

@@ -10,13 +10,14 @@ from lightning_dga import MixtureDataModule
 
 
 class Points(Dataset):
-    """Noisy linear data; every sample carries its own number, so that a test can tell which were drawn."""
+    """Noisy linear data, one line for each seed; every sample carries its own number, so that a test can tell which were drawn."""
 
     def __init__(self, seed, size, features=4):
         generator = torch.Generator().manual_seed(seed)
         self.seed = seed
+        slope = torch.randn(features, 1, generator=generator)
         self.x = torch.randn(size, features, generator=generator)
-        self.y = self.x @ torch.randn(features, 1, generator=generator) + 0.1 * torch.randn(size, 1, generator=generator)
+        self.y = self.x @ slope + 0.1 * torch.randn(size, 1, generator=generator)
 
     def __len__(self):
         return len(self.x)

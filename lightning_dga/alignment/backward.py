@@ -62,7 +62,9 @@ class Backward:
         for probe in domains:
             value = loss(probe.batch)
             dot = gradient.dot(value * loss.scale) * (probe.count / loss.scale)
-            row = torch.stack([dot, value.detach().to(dot) * probe.count, dot.new_tensor(probe.count), dot.new_zeros(())])
+            row = torch.stack(
+                [dot, value.detach().to(dot) * probe.count, dot.new_tensor(probe.count), dot.new_zeros(())]
+            )
             # a process that meets a non-finite domain tells the others, and all leave that domain out
             refusal = row.new_tensor([0, 0, 0, 1])
             sums[:, probe.domain] += torch.where(row.isfinite().all(), row, refusal)

@@ -54,7 +54,10 @@ def visit_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], visit: Cal
     """
 
     def visit_and_drop(index: int, gradient: Tensor) -> Tensor:
-        visit(index, gradient.detach().to_dense() if gradient.layout != torch.strided else gradient.detach())
+        if gradient.layout != torch.strided:
+            visit(index, gradient.detach().to_dense())
+            return gradient
+        visit(index, gradient.detach())
         return torch.empty((), dtype=gradient.dtype, device=gradient.device).expand(gradient.shape)
 
     hooks = [parameter.register_hook(partial(visit_and_drop, index)) for index, parameter in enumerate(parameters)]

@@ -79,7 +79,10 @@ def _buffers(module: nn.Module) -> Iterator[None]:
 def _attributes(module: nn.Module) -> Iterator[None]:
     seen: set[int] = set()
     saved = [
-        (vars(child), {name: _remember(value, seen) for name, value in vars(child).items() if name not in _MODULE_INTERNALS})
+        (
+            vars(child),
+            {name: _remember(value, seen) for name, value in vars(child).items() if name not in _MODULE_INTERNALS},
+        )
         for child in module.modules()
     ]
     try:

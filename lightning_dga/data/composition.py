@@ -92,7 +92,9 @@ class Composition:
     @property
     def position(self) -> int:
         """How many samples have been handed to training, over all processes."""
-        return self._handed.stop if self._handed is not None else self._drawn - sum(len(d.domains) for d in self._pending)
+        return (
+            self._handed.stop if self._handed is not None else self._drawn - sum(len(d.domains) for d in self._pending)
+        )
 
     def set_weights(self, weights: Tensor) -> None:
         """Puts new weights (``[k]`` float64 on the simplex) in force, ``lag`` samples from now. Costs O(k)."""
@@ -124,7 +126,9 @@ class Composition:
     def hand_over(self, draw: Draw) -> None:
         """Marks the oldest pending draw as given to training."""
         if not self._pending or self._pending[0] is not draw:
-            raise RuntimeError("Only the oldest pending draw can be handed over; this one was recalled or came out of order.")
+            raise RuntimeError(
+                "Only the oldest pending draw can be handed over; this one was recalled or came out of order."
+            )
         self._handed = self._pending.popleft()
         self._forget_segments_before(self._handed.start)
 
@@ -153,7 +157,11 @@ class Composition:
         """
         again = self._handed if self._handed is not None and not completed else None
         position = again.start if again else self.position
-        needed = [s for i, s in enumerate(self._segments) if i + 1 == len(self._segments) or self._segments[i + 1].start > position]
+        needed = [
+            s
+            for i, s in enumerate(self._segments)
+            if i + 1 == len(self._segments) or self._segments[i + 1].start > position
+        ]
         return {
             "seed": self.seed,
             "position": position,

@@ -18,7 +18,6 @@ from lightning_dga.data.composition import Composition, Draw
 from lightning_dga.data.sources import ShuffledOrder, Sources, iter_streams
 from lightning_dga.data.streams import StreamReader
 
-
 # a run of recalled tickets is shared with the workers as one integer, first * _MOST_IN_FLIGHT + count, written atomically
 _MOST_IN_FLIGHT = 1 << 20
 
@@ -129,9 +128,20 @@ class MixtureLoader:
         for _ in range(self._batches_per_epoch):
             yield self._next_batch()
 
+    def state_dict(self) -> dict[str, int]:
+        """Tells Lightning that the loader resumes in the middle of an epoch. The state itself is the data module's."""
+        return {"position": self._composition.position}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Does nothing: the data module restores the composition, before Lightning asks for a loader."""
+
     def recall(self) -> None:
         """Tells the workers which queued work the composition has taken back; call it after the weights changed."""
-        stale = list(takewhile(lambda ticket: not self._composition.is_pending(self._in_flight[ticket]), reversed(self._in_flight)))
+        stale = list(
+            takewhile(
+                lambda ticket: not self._composition.is_pending(self._in_flight[ticket]), reversed(self._in_flight)
+            )
+        )
         if stale:
             self._recalled.fill_(stale[-1] * _MOST_IN_FLIGHT + len(stale))
 

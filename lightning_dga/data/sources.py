@@ -86,7 +86,9 @@ class LabelledDataset:
         if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"`labels` must be one integer per sample, got {array.dtype} of shape {array.shape}.")
         if len(array) != length:
-            raise ValueError(f"`labels` has {len(array)} entries, `dataset` has {length} samples; give one label for each.")
+            raise ValueError(
+                f"`labels` has {len(array)} entries, `dataset` has {length} samples; give one label for each."
+            )
         found, first, sizes = _group(array)
         self.names = tuple(map(str, found.tolist()))
         self.sizes = sizes
@@ -133,7 +135,9 @@ def _group(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int
 def _size(name: str, data: Dataset) -> int:
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
         if not isinstance(data, IterableDataset) and not hasattr(data, "__iter__"):
-            raise TypeError(f"Domain {name!r} is a {type(data).__name__}, which is neither a map-style nor an iterable data set.")
+            raise TypeError(
+                f"Domain {name!r} is a {type(data).__name__}, which is neither a map-style nor an iterable data set."
+            )
         return 0
     length = len(data)  # type: ignore[arg-type]
     if length == 0:

@@ -31,7 +31,9 @@ def make_rule(name: str, **settings: Any) -> Rule:
         DGA(step_size=0.5, ema=0.3, decay=0.1)
     """
     if name not in RULES:
-        raise ValueError(f"`rule` {name!r} is unknown; choose one of {', '.join(sorted(RULES))}, or give a rule object.")
+        raise ValueError(
+            f"`rule` {name!r} is unknown; choose one of {', '.join(sorted(RULES))}, or give a rule object."
+        )
     given = {setting: value for setting, value in settings.items() if value is not None}
     try:
         return RULES[name](**given)

@@ -16,7 +16,8 @@ def gradient(model, loss, batches):
     total = sum(count for count, _ in batches)
     mean = sum(loss(model, as_double(batch)).mean() * (count / total) for count, batch in batches)
     parts = torch.autograd.grad(mean, parameters, allow_unused=True)
-    return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, parts, strict=True)])
+    dense = [torch.zeros_like(p) if g is None else g.to_dense() for p, g in zip(parameters, parts, strict=True)]
+    return torch.cat([part.flatten() for part in dense])
 
 
 def alignments(model, loss, datamodule, update, size, k):

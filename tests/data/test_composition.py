@@ -96,7 +96,9 @@ def test_a_recalled_draw_cannot_be_handed_over():
 def test_resuming_anywhere_continues_the_sequence(data):
     """Weights change on the way, work is queued ahead by any amount, the batch in training may be done or not."""
     lag = data.draw(st.sampled_from([0, 8, 24]))
-    changes = data.draw(st.dictionaries(st.integers(1, 12), st.lists(st.floats(0.01, 1), min_size=3, max_size=3), max_size=4))
+    changes = data.draw(
+        st.dictionaries(st.integers(1, 12), st.lists(st.floats(0.01, 1), min_size=3, max_size=3), max_size=4)
+    )
     stop = data.draw(st.integers(1, 12))
     completed = data.draw(st.booleans())
 

@@ -107,9 +107,7 @@ def test_workers_take_nothing_from_the_users_random_numbers(num_workers):
 def test_a_state_taken_while_workers_prefetch_loses_and_repeats_nothing(make, workers, workers_after):
     def data(num_workers):
         domains = {f"domain{i}": make(i, 9 + i) for i in range(3)}
-        return MixtureDataModule(
-            domains, Points(0, 3), batch_size=4, num_workers=num_workers, batches_per_epoch=50
-        )
+        return MixtureDataModule(domains, Points(0, 3), batch_size=4, num_workers=num_workers, batches_per_epoch=50)
 
     def weights(step):
         return [1 + step % 4, 1, 2]
@@ -133,7 +131,9 @@ def test_a_state_taken_while_workers_prefetch_loses_and_repeats_nothing(make, wo
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_state_put_into_a_running_loader_restarts_it_there(num_workers):
-    data = MixtureDataModule({"a": Points(0, 9), "b": Stream(1, 9)}, Points(0, 3), batch_size=4, num_workers=num_workers)
+    data = MixtureDataModule(
+        {"a": Points(0, 9), "b": Stream(1, 9)}, Points(0, 3), batch_size=4, num_workers=num_workers
+    )
     batches = iter(data.train_dataloader())
     drawn(batches, 2)
     state = data.state_dict()

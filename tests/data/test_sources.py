@@ -48,7 +48,11 @@ def test_a_quarter_of_a_million_labels():
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([0, 1], "2 entries, `dataset` has 3"), ([0.0, 1.0, 1.0], "one integer per sample"), ([[0], [1], [2]], "one integer")],
+    [
+        ([0, 1], "2 entries, `dataset` has 3"),
+        ([0.0, 1.0, 1.0], "one integer per sample"),
+        ([[0], [1], [2]], "one integer"),
+    ],
 )
 def test_labels_that_do_not_fit_are_named(labels, message):
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,61 @@
+"""Documents by domain, and the split of a target's documents into what is aligned to and what is evaluated on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lightning_dga.data.errors import DataError
+
+
+@dataclass(frozen=True)
+class TextCorpus:
+    """Plain documents: what a mixture of text is made of.
+
+    Attributes:
+        domains: Training documents by domain name.
+        target: Documents of the target set.
+        val: Held-out documents of the target's kind, to validate on; may be empty.
+        test: More of them, to test on; may be empty.
+        name: What to call the corpus in a log.
+    """
+
+    domains: Mapping[str, Sequence[str]]
+    target: Sequence[str]
+    val: Sequence[str]
+    test: Sequence[str]
+    name: str
+
+
+def split_target(documents: Sequence[str], block: int = 10) -> tuple[list[str], list[str], list[str]]:
+    """Splits a target's documents into target set, validation and test, in interleaved blocks.
+
+    Documents are often consecutive pieces of one text. Whole blocks of neighbours go to one part, so that only the few at a
+    block's edge have a neighbour in another part, while every region of the data is in all three. Of each six blocks,
+    the second, fourth and sixth are test, the first and fifth target, the third validation: a half, a third and a sixth.
+
+    Args:
+        documents: At least 3 documents, in their natural order.
+        block: Consecutive documents per block. With fewer than ``3 * block`` documents, a third of their number.
+
+    Returns:
+        The documents of the target set, of validation and of test; none is empty.
+
+    Raises:
+        DataError: If there are fewer than 3 documents.
+        ValueError: If ``block`` is not positive.
+
+    Example:
+        >>> split_target(["a", "b", "c", "d", "e", "f"], block=1)
+        (['a', 'e'], ['c'], ['b', 'd', 'f'])
+    """
+    if block < 1:
+        raise ValueError(f"`block` must be at least 1, got {block}.")
+    if len(documents) < 3:
+        raise DataError(
+            f"A target needs at least 3 documents to split into target, val and test; got {len(documents)}."
+        )
+    block = min(block, len(documents) // 3)
+    parts: dict[str, list[str]] = {"target": [], "val": [], "test": []}
+    turns = ("target", "test", "val", "test", "target", "test")
+    for index, document in enumerate(documents):
+        parts[turns[index // block % len(turns)]].append(document)
+    return parts["target"], parts["val"], parts["test"]
