@@ -1,8 +1,8 @@
 """The Lightning that the user imports, under either of its two names.
 
-``lightning`` and ``pytorch_lightning`` are the same code in two packages, and a ``Trainer`` of one refuses objects of the
-other. Our classes therefore derive from whichever the program uses: the one that is already imported, and from both where
-both are installed and the choice is not made yet.
+``lightning`` and ``pytorch_lightning`` are the same code in two packages, and a ``Trainer`` of one refuses objects of
+the other. Our classes therefore derive from whichever the program uses: the one that is already imported, and from both
+where both are installed and the choice is not made yet.
 """
 
 import importlib
@@ -46,9 +46,11 @@ _utilities = importlib.import_module(f"{_IN_USE[0].__name__}.utilities")
 rank_zero_info = _utilities.rank_zero_info
 rank_zero_warn = _utilities.rank_zero_warn
 seed_everything = _IN_USE[0].seed_everything
+DummyLogger = importlib.import_module(f"{_IN_USE[0].__name__}.loggers.logger").DummyLogger
 
 __all__ = [
     "Callback",
+    "DummyLogger",
     "LightningDataModule",
     "LightningModule",
     "MisconfigurationException",

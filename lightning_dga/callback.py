@@ -4,14 +4,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_dga._lightning import Callback, MisconfigurationException, rank_zero_warn
+from lightning_dga._lightning import Callback, DummyLogger, MisconfigurationException, rank_zero_warn
 from lightning_dga.alignment import (
     ESTIMATORS,
     Estimator,
@@ -78,10 +77,10 @@ class _Progress:
 class DynamicGradientAlignment(Callback):
     """Moves the mixture toward the domains whose gradients lower the target loss, while the model trains.
 
-    Every ``every_n_steps`` optimizer steps it measures the alignment ``a_i = <grad L_i, grad L_target>`` of each domain on a
-    few probe samples, lets the rule turn the alignments into weights, and gives these to the data module. Training itself
-    is left as it was: gradients, optimizer, loss scaler, random numbers, buffers, modes and metrics. The method is *Dynamic
-    Gradient Alignment for Online Data Mixing* (arXiv 2410.02498).
+    Every ``every_n_steps`` optimizer steps it measures the alignment ``a_i = <grad L_i, grad L_target>`` of each domain
+    on a few probe samples, lets the rule turn the alignments into weights, and gives these to the data module. Training
+    itself is left as it was: gradients, optimizer, loss scaler, random numbers, buffers, modes and metrics. The method
+    is *Dynamic Gradient Alignment for Online Data Mixing* (arXiv 2410.02498).
 
     The loss that is aligned is the module's ``alignment_loss(batch)`` where it defines one, else ``loss_fn``, else its
     ``training_step``, run in evaluation mode so that nothing that it logs or updates is kept.
@@ -130,9 +129,7 @@ class DynamicGradientAlignment(Callback):
         if isinstance(estimator, str) and estimator not in ESTIMATORS:
             raise ValueError(f"`estimator` {estimator!r} is unknown; choose one of {', '.join(sorted(ESTIMATORS))}.")
         if not isinstance(rule, str) and (step_size is not None or ema is not None):
-            raise ValueError(
-                "Give `step_size` and `ema` to the rule object, not to the callback, when `rule` is an object."
-            )
+            raise ValueError("`rule` is an object: give `step_size` and `ema` to the rule object.")
         self.every_n_steps = every_n_steps
         self.probe_batch_size = probe_batch_size
         self.estimator: Estimator = ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator
@@ -168,7 +165,7 @@ class DynamicGradientAlignment(Callback):
         loss = find_loss(pl_module, self._loss_fn)
         if uses_training_step(loss) and not pl_module.automatic_optimization:
             raise MisconfigurationException(
-                f"{type(pl_module).__name__} optimizes manually, so its `training_step` cannot be run to measure a loss. "
+                f"{type(pl_module).__name__} optimizes manually, so its `training_step` cannot measure a loss. "
                 "Define `alignment_loss(batch)` on it, or give the callback `loss_fn(pl_module, batch)`."
             )
 
@@ -240,8 +237,8 @@ class DynamicGradientAlignment(Callback):
         """
         if state_dict["format"] > _STATE_FORMAT:
             raise ValueError(
-                f"The checkpoint's callback state has format {state_dict['format']}, this version reads up to {_STATE_FORMAT}. "
-                "Upgrade lightning-dga."
+                f"The checkpoint's callback state has format {state_dict['format']}, this version reads up to "
+                f"{_STATE_FORMAT}. Upgrade lightning-dga."
             )
         fields = {name: value for name, value in state_dict.items() if name != "format"}
         if fields["alignments"] is not None:
@@ -249,7 +246,7 @@ class DynamicGradientAlignment(Callback):
         self._progress = _Progress(**fields)
 
     def _commit(self, progress: _Progress, mixture: Mixture) -> None:
-        """Puts an update in force; should a checkpoint fall between its two halves, the callback's alone is complete."""
+        """Puts an update in force; should a checkpoint fall between its halves, the callback's is complete."""
         weights = progress.weights
         assert weights is not None
         changed = not torch.equal(weights, mixture.weights)
@@ -313,8 +310,8 @@ def _check_strategy(trainer: Any) -> None:
     supported = ("SingleDeviceStrategy", "DDPStrategy", "SingleDeviceXLAStrategy")
     if not any(kind.__name__ in supported for kind in type(trainer.strategy).__mro__):
         raise MisconfigurationException(
-            f"DynamicGradientAlignment does not know how {type(trainer.strategy).__name__} spreads a model over processes. "
-            "Use one device or `strategy='ddp'`."
+            f"DynamicGradientAlignment does not know how {type(trainer.strategy).__name__} spreads a model over "
+            "processes. Use one device or `strategy='ddp'`."
         )
 
 
@@ -329,9 +326,7 @@ def _transfer(trainer: Any, pl_module: Any, batch: Any) -> Any:
 def _loggers_muted(trainer: Any) -> Iterator[None]:
     """A ``training_step`` that writes to its logger directly writes to nobody."""
     loggers = trainer.loggers
-    namespace = "pytorch_lightning" if type(trainer).__module__.startswith("pytorch_lightning") else "lightning.pytorch"
-    silent = import_module(f"{namespace}.loggers.logger").DummyLogger
-    trainer.loggers = [silent() for _ in loggers]
+    trainer.loggers = [DummyLogger() for _ in loggers]
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,8 +20,8 @@ _VALIDATION, _TEST = "val/target_loss", "test/target_loss"
 class RunRecorder(Callback):
     """Writes ``weights.csv`` during training, and ``metrics.json`` when :meth:`finish` is called.
 
-    A resumed run cuts ``weights.csv`` back to the checkpoint's step and goes on from there. Put it behind the callback that
-    sets the weights.
+    A resumed run cuts ``weights.csv`` back to the checkpoint's step and goes on from there. Put it behind the callback
+    that sets the weights.
 
     Args:
         folder: The run folder.
@@ -129,4 +130,4 @@ def _alignments(trainer: Any) -> Any:
 
 
 def _rounded(values: list[float]) -> list[float | None]:
-    return [None if value != value else round(value, 2) for value in values]
+    return [None if math.isnan(value) else round(value, 2) for value in values]

@@ -75,7 +75,7 @@ def _prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> str | Non
         last = folder / CHECKPOINTS / "last.ckpt"
         return str(last) if last.is_file() else None
     # the processes that Lightning starts for the other devices find the folder of this very run
-    started_by_lightning = "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_PROCID", 0)) > 0
+    started_by_lightning = "LOCAL_RANK" in os.environ or os.environ.get("SLURM_PROCID", "0") != "0"
     present = [name for name in (WEIGHTS, METRICS, CHECKPOINTS, LOGS) if (folder / name).exists()]
     if present and not started_by_lightning:
         if not overwrite:

@@ -38,10 +38,13 @@ except MisconfigurationException as error:
     assert "MixtureDataModule" in str(error)
 print("other name imported:", "{other}" in sys.modules)
 """
-OURS = "from lightning_dga import DynamicGradientAlignment, MixtureDataModule\nfrom lightning_dga.progress import MixtureProgressBar"
+OURS = """from lightning_dga import DynamicGradientAlignment, MixtureDataModule
+from lightning_dga.progress import MixtureProgressBar"""
 NEW = "import lightning.pytorch as pl\nfrom lightning.pytorch.utilities.exceptions import MisconfigurationException"
 OLD = "import pytorch_lightning as pl\nfrom pytorch_lightning.utilities.exceptions import MisconfigurationException"
-ABSENT = "import importlib.util\nfind = importlib.util.find_spec\nimportlib.util.find_spec = lambda name, *a: None if name == 'pytorch_lightning' else find(name, *a)"
+ABSENT = """import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "pytorch_lightning" else find(name, *more)"""
 
 
 @pytest.mark.parametrize(

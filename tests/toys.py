@@ -10,7 +10,7 @@ from lightning_dga import MixtureDataModule
 
 
 class Points(Dataset):
-    """Noisy linear data, one line for each seed; every sample carries its own number, so that a test can tell which were drawn."""
+    """Noisy linear data, one line for each seed; a sample carries its number, to tell which were drawn."""
 
     def __init__(self, seed, size, features=4):
         generator = torch.Generator().manual_seed(seed)
@@ -43,7 +43,7 @@ def mixture(k=3, size=40, **arguments):
 
 
 class Plain(L.LightningModule):
-    """A module that knows nothing of mixtures: it logs, counts, collects, and updates a metric in its ``training_step``."""
+    """A module that knows nothing of mixtures: its ``training_step`` logs, counts, collects, updates a metric."""
 
     def __init__(self, dropout=0.0, norm=False, lr=0.05):
         super().__init__()

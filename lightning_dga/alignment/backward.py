@@ -16,8 +16,9 @@ from lightning_dga.distributed import sum_over_processes_
 class Backward:
     """Exact alignments of any model: the target gradient is held, each domain's is multiplied with it and dropped.
 
-    Memory is one gradient, whatever k is. Over W processes the target gradient is summed once (P numbers) and the results
-    once (3k numbers); see :mod:`lightning_dga.distributed`. This is step 2 of DGA's algorithm (arXiv 2410.02498).
+    Memory is one gradient, whatever k is. Over W processes the target gradient is summed once (P numbers) and the
+    results once (3k numbers); see :mod:`lightning_dga.distributed`. This is step 2 of DGA's algorithm (arXiv
+    2410.02498).
     """
 
     def estimate(
@@ -33,8 +34,7 @@ class Backward:
         gradient, target_loss, squared_norm = self._target_gradient(loss, parameters, target)
         if not math.isfinite(squared_norm):
             return None
-        sums = self._sums(loss, gradient, domains, num_domains)
-        dots, losses, counts, refused = sums
+        dots, losses, counts, refused = self._sums(loss, gradient, domains, num_domains)
         counts = torch.where(refused > 0, torch.zeros_like(counts), counts)
         return Alignments.from_sums(
             dots, losses, counts, target_loss=target_loss, target_norm=math.sqrt(squared_norm), step=step
@@ -57,7 +57,7 @@ class Backward:
         return gradient, mean / count, gradient.squared_norm().item()
 
     def _sums(self, loss: ProbeLoss, gradient: FlatGradient, domains: Iterable[ProbeBatch], num_domains: int) -> Tensor:
-        """Sums over the samples of each domain, over all processes: of the dots, losses, counts, and non-finite dots."""
+        """Sums over the samples of each domain and all processes: dots, losses, counts, and non-finite batches."""
         sums = torch.zeros(4, num_domains, dtype=_accumulator(gradient), device=gradient.buffers[0].device)
         for probe in domains:
             value = loss(probe.batch)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class FlatGradient:
-    """A gradient of all trainable parameters: one flat buffer per device, so that summing it over processes is one collective.
+    """A gradient of all trainable parameters: one flat buffer per device, summed over processes by one collective.
 
-    Half-precision parameters get a float32 gradient: what is summed and multiplied over a whole model needs the range and
-    the digits.
+    Half-precision parameters get a float32 gradient: what is summed and multiplied over a whole model needs the range
+    and the digits.
 
     Args:
         parameters: The trainable parameters, each once, in an order that is the same on every process.
@@ -31,7 +31,7 @@ class FlatGradient:
         visit_gradients(loss, self._parameters, add)
 
     def dot(self, loss: Tensor) -> Tensor:
-        """The inner product of this gradient and that of a loss, a float64 scalar (float32 where there is no float64)."""
+        """The inner product with the gradient of a loss, a float64 scalar (float32 where there is no float64)."""
         dots: list[Tensor] = []
 
         def dot(index: int, gradient: Tensor) -> None:
@@ -47,7 +47,7 @@ class FlatGradient:
 
 
 def visit_gradients(loss: Tensor, parameters: Sequence[nn.Parameter], visit: Callable[[int, Tensor], None]) -> None:
-    """Hands each parameter's whole gradient to ``visit(index, gradient)`` as the backward pass finishes it, then drops it.
+    """Hands each parameter's gradient to ``visit(index, gradient)`` as the backward pass finishes it, then drops it.
 
     A plain ``autograd.grad`` would hold the gradients of all parameters until its end, one more copy of the model. A
     parameter that the loss does not depend on is not visited.

@@ -20,14 +20,14 @@ _MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
 @contextmanager
 def isolated(module: nn.Module) -> Iterator[None]:
-    """Runs probes in evaluation mode and then restores modes, buffers, attributes, logging and random number generators.
+    """Runs probes in evaluation mode, then restores modes, buffers, attributes, logging and random numbers.
 
     Evaluation mode takes dropout's noise out of the gradients, and keeps the samples of a batch apart in normalisation
     layers that would mix them. Recurrent layers stay in training mode, without their dropout, because cuDNN has no
     backward pass for them in evaluation mode.
 
-    Attributes are set back, tensors, lists, dicts and sets among them by content; this covers the state of a torchmetrics
-    ``Metric`` and what a ``training_step`` collects. Objects of other types are not looked into.
+    Attributes are set back, tensors, lists, dicts and sets among them by content; this covers the state of a
+    torchmetrics ``Metric`` and what a ``training_step`` collects. Objects of other types are not looked into.
 
     Args:
         module: The model, with all that hangs below it.

@@ -37,8 +37,8 @@ class ProbeLoss:
         module: The model.
         loss: From :func:`find_loss`.
         forward_context: Makes the context that the precision plugin runs a training forward in.
-        scale: What the loss is multiplied by before the backward pass, so that fp16 gradients do not underflow. Gradients
-            are to be divided by it again.
+        scale: What the loss is multiplied by before the backward pass, so that fp16 gradients do not underflow.
+            Gradients are to be divided by it again.
         transfer: Moves a batch to the model's device as in training.
     """
 

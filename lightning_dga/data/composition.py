@@ -1,9 +1,9 @@
 """Which domain each sample of the stream comes from: a pure function of seed, sample index and weight history.
 
-The stream is one endless sequence of samples, numbered from 0 over all processes. Sample ``n`` compares the n-th number of
-a counter-based generator (Philox, Salmon et al., SC 2011) with the weights that are in force at ``n``; within its domain it
-takes the next position. Nothing else enters, so every process computes the same sequence, and a run resumes anywhere with
-any number of processes or workers.
+The stream is one endless sequence of samples, numbered from 0 over all processes. Sample ``n`` compares the n-th number
+of a counter-based generator (Philox, Salmon et al., SC 2011) with the weights that are in force at ``n``; within its
+domain it takes the next position. Nothing else enters, so every process computes the same sequence, and a run resumes
+anywhere with any number of processes or workers.
 """
 
 from collections import deque
@@ -55,9 +55,10 @@ class _Segment:
 class Composition:
     """Draws the stream ahead of its use, and takes back what new weights make stale.
 
-    A draw is *pending* from :meth:`draw` until the one after it is handed to training (:meth:`hand_over`). New weights take
-    effect ``lag`` samples behind the last sample that was handed over, whatever was drawn by then: pending draws from there
-    on are recalled, and drawn again under the new weights. The sequence therefore never depends on how far workers ran ahead.
+    A draw is *pending* from :meth:`draw` until the one after it is handed to training (:meth:`hand_over`). New weights
+    take effect ``lag`` samples behind the last sample that was handed over, whatever was drawn by then: pending draws
+    from there on are recalled, and drawn again under the new weights. The sequence therefore never depends on how far
+    workers ran ahead.
 
     Args:
         weights: Weights at the start, ``[k]`` float64 on the simplex.
@@ -153,7 +154,8 @@ class Composition:
         """What the rest of the stream depends on; O(k), however long the run.
 
         Args:
-            completed: Whether training is done with the draw that it holds. If not, a resumed run begins with that draw.
+            completed: Whether training is done with the draw that it holds. If not, a resumed run begins with that
+                draw.
         """
         again = self._handed if self._handed is not None and not completed else None
         position = again.start if again else self.position

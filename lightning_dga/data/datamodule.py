@@ -24,14 +24,15 @@ _STREAM_EPOCH = 1000
 class MixtureDataModule(LightningDataModule):
     """Streams training batches from k domains, in proportions that may change at any step.
 
-    The batch that ``training_step`` sees is what ``collate_fn`` made. New weights (:meth:`set_weights`) govern the very next
-    batch, also with workers running: work that was queued under older weights is taken back and drawn again. Which samples
-    come next depends only on the seed, the weights and how many samples were trained on, so a checkpoint resumes exactly,
-    also in the middle of an epoch, and with another number of workers or processes.
+    The batch that ``training_step`` sees is what ``collate_fn`` made. New weights (:meth:`set_weights`) govern the very
+    next batch, also with workers running: work that was queued under older weights is taken back and drawn again. Which
+    samples come next depends only on the seed, the weights and how many samples were trained on, so a checkpoint
+    resumes exactly, also in the middle of an epoch, and with another number of workers or processes.
 
     Args:
-        domains: The training data by domain name. Map-style data sets are visited without replacement and reshuffled every
-            epoch; an iterable is read in its own order and started again when it ends (every process reads all of it).
+        domains: The training data by domain name. Map-style data sets are visited without replacement and reshuffled
+            every epoch; an iterable is read in its own order and started again when it ends (every process reads all of
+            it).
         target: The target set: samples of what the model shall be good at.
         val: Validation data.
         test: Test data.
@@ -41,18 +42,18 @@ class MixtureDataModule(LightningDataModule):
         num_workers: Worker processes that read and collate training, validation and test batches.
         collate_fn: Turns a list of samples into a batch; torch's default if not given.
         seed: Selects the sequence of training samples.
-        batches_per_epoch: Training batches that make an epoch. By default as many as hold every sample once, or 1,000 where
-            a domain is an iterable.
-        max_staleness: After how many further batches new weights take effect; 0 recalls all queued work, a larger number
-            recalls only what lies beyond it.
+        batches_per_epoch: Training batches that make an epoch. By default as many as hold every sample once, or 1,000
+            where a domain is an iterable.
+        max_staleness: After how many further batches new weights take effect; 0 recalls all queued work, a larger
+            number recalls only what lies beyond it.
         prefetch_factor: Batches that each worker prepares ahead.
         pin_memory: Copies batches to pinned memory before handing them over.
         timeout: Seconds to wait for a worker's batch before an error; 0 waits for ever.
         multiprocessing_context: How workers start: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
 
     Raises:
-        ValueError: If ``weights`` are not usable (see :func:`~lightning_dga.weights.as_weights`), a domain is empty, two
-            share a name, or a size is not positive.
+        ValueError: If ``weights`` are not usable (see :func:`~lightning_dga.weights.as_weights`), a domain is empty,
+            two share a name, or a size is not positive.
 
     Example:
         >>> import torch
@@ -177,7 +178,7 @@ class MixtureDataModule(LightningDataModule):
 
     @property
     def epochs_seen(self) -> Tensor:
-        """How often each domain has been gone through, ``[k]`` float64; NaN for an iterable, whose size is not known."""
+        """How often each domain has been gone through, ``[k]`` float64; NaN for an iterable of unknown size."""
         sizes = torch.from_numpy(self._sources.sizes).double()
         return torch.where(sizes > 0, self.samples_seen / sizes, torch.nan)
 
@@ -256,8 +257,8 @@ class MixtureDataModule(LightningDataModule):
         """Whether training holds a batch that it has not stepped on, as when a signal or an error ends the run."""
         if self.trainer is None:
             return False
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return progress.ready > progress.processed
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return bool(progress.ready > progress.processed)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:

@@ -1,7 +1,7 @@
 """The training loader: carries the composition's draws to workers and hands back the user's own batches.
 
-The composition stays in the main process; a worker gets (domain, index) pairs and returns a collated batch. What new weights
-made stale is dropped when it arrives, and workers skip it where they have not read it yet.
+The composition stays in the main process; a worker gets (domain, index) pairs and returns a collated batch. What new
+weights made stale is dropped when it arrives, and workers skip it where they have not read it yet.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,8 @@ from lightning_dga.data.composition import Composition, Draw
 from lightning_dga.data.sources import ShuffledOrder, Sources, iter_streams
 from lightning_dga.data.streams import StreamReader
 
-# a run of recalled tickets is shared with the workers as one integer, first * _MOST_IN_FLIGHT + count, written atomically
+# a run of recalled tickets is shared with the workers as one integer, first * _MOST_IN_FLIGHT + count, written
+# atomically
 _MOST_IN_FLIGHT = 1 << 20
 
 
@@ -69,8 +70,8 @@ class _Reader(Dataset):
 class MixtureLoader:
     """Yields this process's batches of the weighted stream, for ever, in epochs of a fixed number of batches.
 
-    It has a length, so Lightning takes one batch at a time and the composition knows which samples were trained on. Workers
-    start with the first batch and live until :meth:`close`, across epochs.
+    It has a length, so Lightning takes one batch at a time and the composition knows which samples were trained on.
+    Workers start with the first batch and live until :meth:`close`, across epochs.
 
     Args:
         composition: Says which domain each sample comes from; shared with whoever sets the weights.

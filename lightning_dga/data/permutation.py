@@ -1,8 +1,8 @@
 """A keyed permutation of ``range(n)`` in O(1) memory: the shuffled order within a domain.
 
-A balanced Feistel network on the smallest even number of bits that holds ``n``, walked along its cycle until it falls back
-into the range (format-preserving encryption by cycle walking, Black and Rogaway, CT-RSA 2002). Any position of any epoch of
-any domain is reached at once, so nothing has to be stored, replayed or sent to a worker.
+A balanced Feistel network on the smallest even number of bits that holds ``n``, walked along its cycle until it falls
+back into the range (format-preserving encryption by cycle walking, Black and Rogaway, CT-RSA 2002). Any position of any
+epoch of any domain is reached at once, so nothing has to be stored, replayed or sent to a worker.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Probe batches: the samples that alignments are measured on, of every domain and of the target set.
 
-They are drawn from the same data that trains, so that a domain the model has memorised shows it, in an order of their own,
-so that they take nothing from the stream. Sizes are totals over all processes: each process reads its share, and a
+They are drawn from the same data that trains, so that a domain the model has memorised shows it, in an order of their
+own, so that they take nothing from the stream. Sizes are totals over all processes: each process reads its share, and a
 measurement costs each the less the more there are.
 """
 

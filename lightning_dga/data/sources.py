@@ -1,7 +1,7 @@
 """Where the samples of the k domains are read from: a data set per domain, or one data set with labels.
 
-A source turns (domain, position) into a sample. Positions count the samples drawn from a domain since the start; map-style
-data is walked without replacement in a fresh keyed order every epoch, a stream in its own order.
+A source turns (domain, position) into a sample. Positions count the samples drawn from a domain since the start;
+map-style data is walked without replacement in a fresh keyed order every epoch, a stream in its own order.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,17 +60,19 @@ class DatasetPerDomain:
         self.sizes = np.array([_size(name, data) for name, data in domains.items()], dtype=np.int64)
 
     def read(self, domain: int, index: int) -> Any:
+        """See :class:`Sources`; an error names the domain."""
         return _read(self._datasets[domain], index, self.names[domain])
 
     def stream(self, domain: int) -> StreamReader | None:
+        """See :class:`Sources`."""
         return StreamReader(self._datasets[domain], self.names[domain]) if self.sizes[domain] == 0 else None
 
 
 class LabelledDataset:
     """One map-style data set whose samples carry an integer domain label.
 
-    Only labels that occur become domains, named by their number, in increasing order. Memory is one integer per sample and
-    three per domain, so that the clusters of a large crawl need no object each.
+    Only labels that occur become domains, named by their number, in increasing order. Memory is one integer per sample
+    and three per domain, so that the clusters of a large crawl need no object each.
 
     Args:
         dataset: The samples.
@@ -97,9 +99,11 @@ class LabelledDataset:
         self._order = np.argsort(array, kind="stable")
 
     def read(self, domain: int, index: int) -> Any:
+        """See :class:`Sources`; an error names the domain."""
         return _read(self._dataset, int(self._order[self._first[domain] + index]), self.names[domain])
 
     def stream(self, domain: int) -> StreamReader | None:
+        """See :class:`Sources`."""
         return None
 
 

@@ -15,9 +15,10 @@ from lightning_dga.reweighting.rule import RuleState
 class PaperDGA:
     """Mirror descent on the raw inner products, then an exponential moving average of the weights (arXiv 2410.02498).
 
-    ``p_i`` is proportional to ``p_i exp(step_size a_i)``, and the weights are ``(1 - ema) weights + ema p``. The sign is the one
-    that the derivation needs: it raises the domains whose gradients lower the target loss. Raw inner products have no scale
-    that carries over from one model to the next, and one exploding gradient can lock the mixture; :class:`DGA` is safer.
+    ``p_i`` is proportional to ``p_i exp(step_size a_i)``, and the weights are ``(1 - ema) weights + ema p``. The sign
+    is the one that the derivation needs: it raises the domains whose gradients lower the target loss. Raw inner
+    products have no scale that carries over from one model to the next, and one exploding gradient can lock the
+    mixture; :class:`DGA` is safer.
 
     Args:
         step_size: η of the mirror step.
@@ -47,10 +48,11 @@ class DGA:
 
     Three changes to the published rule (:class:`PaperDGA`), each for a failure that was measured:
 
-    - Alignments are divided by the squared norm of the target gradient, the alignment of the target set with itself. What
-      is left says how much a step on the domain helps the target, next to a step on the target set, and does not
+    - Alignments are divided by the squared norm of the target gradient, the alignment of the target set with itself.
+      What is left says how much a step on the domain helps the target, next to a step on the target set, and does not
       change when losses are rescaled.
-    - That quotient is cut to [-1, 1]: no domain is better than the target set, and one exploding probe cannot lock the mixture.
+    - That quotient is cut to [-1, 1]: no domain is better than the target set, and one exploding probe cannot lock the
+      mixture.
     - Logits decay toward those of the starting weights, so that a domain comes down again once it is memorised and its
       alignment fades; accumulated logits saturate and stay.
 

@@ -38,8 +38,8 @@ class Importance(Static):
     """Importance sampling: draws each domain as often as the target set falls into it (CRISP, arXiv 2410.03735).
 
     Args:
-        histogram: How many samples of the target set belong to each domain, as a mapping that names every domain or as k
-            numbers. They need not sum to one.
+        histogram: How many samples of the target set belong to each domain, as a mapping that names every domain or as
+            k numbers. They need not sum to one.
 
     Raises:
         ValueError: From :meth:`start`, if the histogram does not fit the domains.

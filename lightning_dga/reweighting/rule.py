@@ -13,8 +13,8 @@ RuleState = dict[str, Tensor]
 class Rule(Protocol):
     """Turns alignments into domain weights: pure functions of small tensors.
 
-    A rule holds its settings and nothing else. What it remembers from update to update is handed in and out, as a dict of
-    tensors that a checkpoint can hold.
+    A rule holds its settings and nothing else. What it remembers from update to update is handed in and out, as a dict
+    of tensors that a checkpoint can hold.
     """
 
     def start(self, domain_names: Sequence[str], weights: Tensor) -> tuple[Tensor, RuleState]:

@@ -67,12 +67,12 @@ def test_averaging_the_processes_own_products_would_be_another_number(tmp_path):
     """The comparison with one process can tell the right reduction from the obvious wrong one."""
     (one,) = run(tmp_path, 1, lr=0.0)
     data = mixture(batch_size=4, target_batch_size=7)
-    data._rank_and_world_size = lambda: (rank, 2)
     torch.manual_seed(0)
     module, wrong = Plain().eval(), []
     from tests.alignment.reference import gradient
 
     for rank in range(2):
+        data._rank_and_world_size = lambda rank=rank: (rank, 2)
         target = gradient(module, lambda m, b: m.loss(b), [(p.count, p.batch) for p in data.target_probes(0)])
         domains = {i: [] for i in range(3)}
         for probe in data.domain_probes(0, 5):

@@ -1,8 +1,7 @@
 """Arrays kept in a file that several processes may write and read at once."""
 
 import logging
-import os
-import tempfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,18 +16,18 @@ _logger = logging.getLogger(__name__)
 def save_arrays(file: Path, arrays: Mapping[str, NDArray]) -> None:
     """Writes arrays to a file that appears complete or not at all, also where processes race; makes its folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f"{file.stem[:16]}-", suffix=".tmp")
+    # a random name, for processes on several machines may share one number
+    temporary = file.with_name(f"{file.stem}-{uuid.uuid4().hex}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with temporary.open("xb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_arrays(file: Path) -> dict[str, NDArray] | None:
-    """Reads what :func:`save_arrays` wrote, every checksum verified; ``None`` if there is no such file or it is damaged."""
+    """Reads what :func:`save_arrays` wrote, checksums verified; ``None`` if there is no such file, or it is damaged."""
     try:
         with np.load(file, allow_pickle=False) as archive:
             return dict(archive)

@@ -28,9 +28,10 @@ class TextCorpus:
 def split_target(documents: Sequence[str], block: int = 10) -> tuple[list[str], list[str], list[str]]:
     """Splits a target's documents into target set, validation and test, in interleaved blocks.
 
-    Documents are often consecutive pieces of one text. Whole blocks of neighbours go to one part, so that only the few at a
-    block's edge have a neighbour in another part, while every region of the data is in all three. Of each six blocks,
-    the second, fourth and sixth are test, the first and fifth target, the third validation: a half, a third and a sixth.
+    Documents are often consecutive pieces of one text. Whole blocks of neighbours go to one part, so that only the few
+    at a block's edge have a neighbour in another part, while every region of the data is in all three. Of each six
+    blocks, the second, fourth and sixth are test, the first and fifth target, the third validation: a half, a third, a
+    sixth.
 
     Args:
         documents: At least 3 documents, in their natural order.

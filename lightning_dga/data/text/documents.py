@@ -36,8 +36,8 @@ def read_folder(path: str | Path, pattern: str = "**/*.txt") -> Iterator[str]:
         pattern: Which files, as of :meth:`pathlib.Path.glob`.
 
     Returns:
-        The documents, sorted by path relative to the folder. A file is read, and its errors raised, when its document is
-        asked for.
+        The documents, sorted by path relative to the folder. A file is read, and its errors raised, when its document
+        is asked for.
 
     Raises:
         FileNotFoundError: If there is no such folder; raised at once.

@@ -13,7 +13,7 @@ from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.corpus import TextCorpus
 from lightning_dga.data.text.packing import PackedTokens, pack
 from lightning_dga.data.text.tokenized_corpus import TokenizedDocuments, tokenize_corpus
-from lightning_dga.data.text.tokenizer import END_OF_TEXT
+from lightning_dga.data.text.tokenizer import END_OF_TEXT_ID
 
 
 def text_mixture(
@@ -29,24 +29,24 @@ def text_mixture(
 ) -> MixtureDataModule:
     """Tokenises and packs a corpus, and mixes its domains.
 
-    The tokenizer is trained on the domains' documents, all of them, whatever ``tokens_per_domain`` keeps: losses in nats per
-    token compare between caps. It never sees the target.
+    The tokenizer is trained on all documents of the domains, whatever ``tokens_per_domain`` keeps, so that losses in
+    nats per token compare between caps. It never sees the target.
 
     Args:
         corpus: The documents.
         batch_size: Windows per batch and process.
         vocab_size: Most token ids, at least 257.
         context_length: Tokens that each window predicts; a sample is a LongTensor ``[context_length + 1]``.
-        tokens_per_domain: Most tokens to train on of each domain; all if not given. Whole documents are taken in a random
-            order and the last one is cut. What is taken of a domain depends on ``seed`` and its name, not on the other
-            domains, and a larger cap takes more of the same.
+        tokens_per_domain: Most tokens to train on of each domain; all if not given. Whole documents are taken in a
+            random order and the last one is cut. What is taken of a domain depends on ``seed`` and its name, not on the
+            other domains, and a larger cap takes more of the same.
         cache_dir: Keeps the token ids for the next run (:func:`tokenize_corpus`).
         seed: Selects what a cap keeps, the order in which documents are joined, and the sequence of training samples.
         **mixture_arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.
 
     Returns:
-        The data module. It also has ``tokens_per_sample``, which is ``context_length``, and ``tokenizer``. ``val`` and ``test`` are
-        left out where the corpus has no documents for them.
+        The data module. It also has ``tokens_per_sample``, which is ``context_length``, and ``tokenizer``. ``val`` and
+        ``test`` are left out where the corpus has no documents for them.
 
     Raises:
         DataError: If a domain, the target, ``val`` or ``test`` is too short for one window; names it and its tokens.
@@ -57,17 +57,17 @@ def text_mixture(
         raise ValueError(f"`context_length` must be at least 1, got {context_length}.")
     if tokens_per_domain is not None and tokens_per_domain < context_length:
         raise ValueError(
-            f"`tokens_per_domain` ({tokens_per_domain}) is less than one window of `context_length` ({context_length}) tokens."
+            f"`tokens_per_domain` ({tokens_per_domain}) is less than one window, `context_length` ({context_length})."
         )
     tokenized = tokenize_corpus(corpus, vocab_size, cache_dir)
-    end_of_text = tokenized.tokenizer.token_to_id(END_OF_TEXT)
 
     def packed(documents: Sequence[NDArray[np.integer]], what: str, most: int | None = None) -> PackedTokens:
-        windows = pack(documents, context_length, end_of_text)
+        windows = pack(documents, context_length, END_OF_TEXT_ID)
         if not len(windows):
+            tokens = sum(map(len, documents)) + len(documents)
             raise DataError(
-                f"{what} of corpus {corpus.name!r} has {sum(map(len, documents)) + len(documents)} tokens, too few for one "
-                f"window of {context_length + 1}; give it more text, or lower `context_length`."
+                f"{what} of corpus {corpus.name!r} has {tokens} tokens, too few for one window of "
+                f"{context_length + 1}; give it more text, or lower `context_length`."
             )
         return PackedTokens(windows if most is None else windows[: most // context_length])
 

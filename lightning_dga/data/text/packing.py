@@ -17,9 +17,9 @@ def pack(
 ) -> NDArray[np.integer]:
     """Joins documents and cuts the result to windows.
 
-    Every document is followed by ``end_of_text``. A window starts with the last token of the one before it, so that each
-    token but the first is predicted exactly once. Tokens at the end that do not fill a window are dropped, at most
-    ``context_length - 1`` of them.
+    Every document is followed by ``end_of_text``. A window starts with the last token of the one before it, so that
+    each token but the first is predicted exactly once. Tokens at the end that do not fill a window are dropped, at most
+    ``context_length - 1`` of them where there is a window.
 
     Args:
         token_ids: Token ids of each document.
@@ -84,13 +84,14 @@ class PackedTokens(Dataset[Tensor]):
 
     def __init__(self, windows: NDArray[np.integer] | str | Path) -> None:
         self._source = windows
-        if isinstance(windows, str | Path):
-            windows = np.load(windows, mmap_mode="r", allow_pickle=False)
-        if windows.ndim != 2 or windows.shape[1] < 2 or not np.issubdtype(windows.dtype, np.integer):
+        self._windows: NDArray[np.integer] = (
+            np.load(windows, mmap_mode="r", allow_pickle=False) if isinstance(windows, str | Path) else windows
+        )
+        shape, dtype = self._windows.shape, self._windows.dtype
+        if len(shape) != 2 or shape[1] < 2 or not np.issubdtype(dtype, np.integer):
             raise ValueError(
-                f"`windows` must be integers of shape [n, context_length + 1], got {windows.dtype} of shape {windows.shape}."
+                f"`windows` must be integers of shape [n, context_length + 1], got {dtype} of shape {shape}."
             )
-        self._windows = windows
 
     def __len__(self) -> int:
         """Number of windows."""

@@ -4,31 +4,33 @@ from collections.abc import Iterable, Iterator
 
 
 def passages(pieces: Iterable[str], separator: str, characters: int) -> Iterator[str]:
-    """Joins consecutive pieces to documents of at most about ``characters`` characters.
+    """Joins consecutive pieces to documents, lazily.
 
     Args:
         pieces: Paragraphs, definitions, lines, …
         separator: What to join them with.
-        characters: A document ends before the piece that would make it longer. A single longer piece is cut at line ends.
+        characters: The longest a document may be. A longer piece is cut at line ends; only a longer line makes a longer
+            document.
 
-    Returns:
-        The documents, lazily.
+    Example:
+        >>> list(passages(["one", "two", "three"], " ", characters=8))
+        ['one two', 'three']
     """
+    return _join((part for piece in pieces for part in _cut(piece, characters)), separator, characters)
+
+
+def _cut(piece: str, characters: int) -> Iterable[str]:
+    return _join(piece.splitlines(), "\n", characters) if len(piece) > characters else [piece]
+
+
+def _join(parts: Iterable[str], separator: str, characters: int) -> Iterator[str]:
     document: list[str] = []
     size = 0
-    for piece in pieces:
-        for part in _cut(piece, characters):
-            if document and size + len(part) > characters:
-                yield separator.join(document)
-                document, size = [], 0
-            document.append(part)
-            size += len(part) + len(separator)
+    for part in parts:
+        if document and size + len(separator) + len(part) > characters:
+            yield separator.join(document)
+            document = []
+        size = size + len(separator) + len(part) if document else len(part)
+        document.append(part)
     if document:
         yield separator.join(document)
-
-
-def _cut(piece: str, characters: int) -> Iterator[str]:
-    if len(piece) <= characters:
-        yield piece
-    else:
-        yield from passages(piece.splitlines(), "\n", max(characters, max(map(len, piece.splitlines()))))

@@ -15,7 +15,7 @@ from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.cache import load_arrays, save_arrays
 from lightning_dga.data.text.corpus import TextCorpus
 from lightning_dga.data.text.packing import token_dtype
-from lightning_dga.data.text.tokenizer import load_tokenizer, train_tokenizer
+from lightning_dga.data.text.tokenizer import load_tokenizer, tokenizers_library, train_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -79,8 +79,8 @@ def tokenize_corpus(corpus: TextCorpus, vocab_size: int, cache_dir: str | Path |
     Args:
         corpus: The documents.
         vocab_size: Most token ids, at least 257.
-        cache_dir: A folder that keeps the result, under a hash of the documents and of ``vocab_size``. Several processes may
-            share it. An entry that cannot be read is made again.
+        cache_dir: A folder that keeps the result, under a hash of the documents and of ``vocab_size``. Several
+            processes may share it. An entry that cannot be read is made again.
 
     Raises:
         DataError: If a domain has no document.
@@ -131,9 +131,7 @@ def _encode(tokenizer: "Tokenizer", documents: Sequence[str]) -> TokenizedDocume
 
 
 def _key(corpus: TextCorpus, vocab_size: int) -> str:
-    import tokenizers
-
-    digest = hashlib.sha256(f"{tokenizers.__version__} {vocab_size}".encode())
+    digest = hashlib.sha256(f"{tokenizers_library().__version__} {vocab_size}".encode())
     parts = [*corpus.domains.items(), *((part, getattr(corpus, part)) for part in _HELD_OUT)]
     for name, documents in parts:
         digest.update(f"\n{name!r} {len(documents)}\n".encode())

@@ -1,0 +1,31 @@
+"""Text: documents from files, corpora of domains and a target, tokenised and packed to sequences of one length."""
+
+from lightning_dga.data.text.corpus import TextCorpus, split_target
+from lightning_dga.data.text.documents import read_folder, read_jsonl
+from lightning_dga.data.text.jsonl_corpus import jsonl_corpus
+from lightning_dga.data.text.mixture import text_mixture
+from lightning_dga.data.text.packing import PackedTokens, pack
+from lightning_dga.data.text.recipes import jsonl_mixture, standard_library_mixture
+from lightning_dga.data.text.standard_library import standard_library_corpus
+from lightning_dga.data.text.tokenized_corpus import TokenizedCorpus, TokenizedDocuments, tokenize_corpus
+from lightning_dga.data.text.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, train_tokenizer
+
+__all__ = [
+    "END_OF_TEXT",
+    "END_OF_TEXT_ID",
+    "PackedTokens",
+    "TextCorpus",
+    "TokenizedCorpus",
+    "TokenizedDocuments",
+    "jsonl_corpus",
+    "jsonl_mixture",
+    "pack",
+    "read_folder",
+    "read_jsonl",
+    "split_target",
+    "standard_library_corpus",
+    "standard_library_mixture",
+    "text_mixture",
+    "tokenize_corpus",
+    "train_tokenizer",
+]
