@@ -1,6 +1,8 @@
 """The Hydra entry ``dga-train``: composes a run from ``conf/``, trains, tests, and leaves a run folder."""
 
+import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_dga._lightning import MisconfigurationException, rank_zero_info, seed_everything
 from lightning_dga.data.errors import DataError
@@ -28,6 +30,18 @@ _USER_ERRORS = (
     FileNotFoundError,
     MisconfigurationException,
 )
+
+
+# lines of Hydra's messages that say nothing to a user
+_HYDRA_INTERNAL = re.compile(r"\s*(full_key: |object_type=|Config search path:|provider=|See https?://)")
+
+
+def _from_json(path: str) -> DictConfig:
+    return OmegaConf.create(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+# a config may take a mapping from a file: callbacks.dga.rule.histogram='${json:histogram.json}'
+OmegaConf.register_new_resolver("json", _from_json, replace=True)
 
 
 def config_dir() -> Path:
@@ -49,10 +63,10 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: If the folder holds a run, and the config neither resumes nor overwrites it.
     """
+    if missing := OmegaConf.missing_keys(config):
+        raise MissingMandatoryValue(f"The config needs a value for {', '.join(sorted(missing))}.")
     checkpoint = _prepare_folder(folder, resume=config.resume, overwrite=config.overwrite)
-    seed_everything(config.seed, workers=True, verbose=False)
-    datamodule = instantiate(config.data)
-    model = instantiate(config.model)
+    # what is quick to make comes first: a mistake in it shows before a long tokenisation
     recorder = RunRecorder(folder)
     trainer = instantiate(
         config.trainer,
@@ -60,6 +74,9 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         logger=[instantiate(one) for one in config.logger.values() if one is not None],
         default_root_dir=str(folder),
     )
+    datamodule = instantiate(config.data)
+    seed_everything(config.seed, workers=True, verbose=False)
+    model = instantiate(config.model)
     if trainer.is_global_zero:
         OmegaConf.save(config, folder / CONFIG, resolve=True)
     trainer.fit(model, datamodule=datamodule, ckpt_path=checkpoint)
@@ -96,15 +113,17 @@ def _run(config: DictConfig) -> None:
 
 def main() -> None:
     """Runs ``dga-train``: a user's mistake ends in one line and exit status 1."""
-    wants_traceback = _TRACEBACK in os.environ
+    if _TRACEBACK in os.environ:
+        return _run()
+    # makes Hydra raise its errors, so that they are told here as ours are
     os.environ[_TRACEBACK] = "1"
     try:
         _run()
     except _USER_ERRORS as error:
-        if wants_traceback:
-            raise
         print(f"dga-train: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        del os.environ[_TRACEBACK]
 
 
 def _one_line(error: BaseException) -> str:
@@ -113,7 +132,7 @@ def _one_line(error: BaseException) -> str:
         key = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else ""
         where = f"{key}: " if key and not where else where
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not _HYDRA_INTERNAL.match(line)]
     if isinstance(error, HydraException) and error.__cause__ is not None:
         lines.append(str(error.__cause__).splitlines()[0])
     return where + " ".join(lines)

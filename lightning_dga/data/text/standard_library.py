@@ -68,7 +68,7 @@ def _from_source(library: Path, extract: Callable[[str], list[str]], separator: 
     files = source_files(library)
     if not files:
         raise DataError(f"This Python has no source files in {library}; install the complete standard library.")
-    return _bounded(_unique(extract(read_source(file)) for file in files), separator)
+    return _bounded((extract(read_source(file)) for file in files), separator)
 
 
 def _tables(library: Path) -> list[str]:
@@ -77,7 +77,7 @@ def _tables(library: Path) -> list[str]:
 
 
 def _unique(files: Iterable[list[str]]) -> Iterator[list[str]]:
-    """Leaves out what an earlier file or piece has said: licences, and methods that are documented alike."""
+    """Leaves out what an earlier file or piece has said: licences, methods documented alike, rows of code pages."""
     seen: set[str] = set()
     for pieces in files:
         kept = [piece for piece in dict.fromkeys(pieces) if piece not in seen]
@@ -88,7 +88,7 @@ def _unique(files: Iterable[list[str]]) -> Iterator[list[str]]:
 def _bounded(files: Iterable[list[str]], separator: str) -> list[str]:
     documents: list[str] = []
     size = 0
-    for pieces in files:
+    for pieces in _unique(files):
         for document in passages(pieces, separator, _DOCUMENT_CHARACTERS):
             size += len(document)
             if size > DOMAIN_CHARACTERS:

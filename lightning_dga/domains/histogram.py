@@ -1,0 +1,36 @@
+"""How a set of documents spreads over domains: the weights of importance sampling."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Embedding = Callable[[Sequence[str]], NDArray[np.float64]]
+
+
+def nearest_domain_histogram(
+    domains: Mapping[str, Sequence[str]], documents: Sequence[str], embedding: Embedding
+) -> dict[str, float]:
+    """Shares of the documents that are nearest to each domain's mean vector.
+
+    Sampling domains by this histogram is CRISP (arXiv 2410.03735), with named domains in place of clusters.
+
+    Args:
+        domains: Documents of each domain.
+        documents: The documents to place, as of a target set.
+        embedding: Unit vectors ``[n, dimensions]`` of n documents.
+
+    Returns:
+        A share for every domain, summing to one.
+
+    Raises:
+        ValueError: If there is nothing to place.
+    """
+    if not documents:
+        raise ValueError("`documents` is empty; a histogram needs at least one.")
+    means = np.stack([embedding(texts).mean(axis=0) for texts in domains.values()])
+    lengths = np.linalg.norm(means, axis=1, keepdims=True)
+    centroids = np.divide(means, lengths, out=np.zeros_like(means), where=lengths > 0)
+    nearest = (embedding(documents) @ centroids.T).argmax(axis=1)
+    shares = np.bincount(nearest, minlength=len(domains)) / len(documents)
+    return dict(zip(domains, shares.tolist(), strict=True))

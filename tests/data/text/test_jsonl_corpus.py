@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from lightning_dga.data.errors import DataError
+from lightning_dga.data.text import jsonl_corpus, split_target
+
+
+def write(folder, name, *documents):
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, "wiki", "w1", "w2")
+    write(tmp_path, "code", "c1")
+    write(tmp_path, "target_math", *map(str, range(9)))
+    write(tmp_path, "target_law", "l1", "l2")
+    return tmp_path
+
+
+def test_corpus(folder):
+    corpus = jsonl_corpus(str(folder), "math")
+    assert list(corpus.domains.items()) == [("code", ["c1"]), ("wiki", ["w1", "w2"])]
+    assert (corpus.target, corpus.val, corpus.test) == split_target(list(map(str, range(9))))
+    assert corpus.name == "math"
+
+
+def test_unknown_target_lists_the_ones_available(folder):
+    with pytest.raises(DataError, match=r"no target 'maths'\. Targets: 'law', 'math'"):
+        jsonl_corpus(folder, "maths")
+
+
+def test_target_too_small_is_named(folder):
+    with pytest.raises(DataError, match=r"target_law\.jsonl: 2 documents"):
+        jsonl_corpus(folder, "law")
+
+
+def test_one_domain_is_no_mixture(folder):
+    (folder / "wiki.jsonl").unlink()
+    with pytest.raises(DataError, match="at least 2 domains, found 'code'"):
+        jsonl_corpus(folder, "math")
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        jsonl_corpus(tmp_path / "nowhere", "math")
+
+
+def test_broken_domain_names_file_and_line(folder):
+    (folder / "code.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(DataError, match=r"code\.jsonl, line 2"):
+        jsonl_corpus(folder, "math")

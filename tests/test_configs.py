@@ -1,0 +1,63 @@
+"""Every config composes, and everything in it can be instantiated."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from torch import nn
+
+from lightning_dga import DynamicGradientAlignment, MixtureDataModule
+from lightning_dga.reweighting import RULES
+from lightning_dga.train import config_dir
+from tests.test_train_command import corpora  # noqa: F401
+
+CHOICES = {
+    group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in config_dir().iterdir() if group.is_dir()
+}
+NEEDED = {
+    "data=corpora": ["data.root={corpora}", "data.target=weather"],
+    "experiment=corpora": ["data.root={corpora}", "data.target=weather"],
+    "callbacks=importance": ["callbacks.dga.rule.histogram={{code: 1, comments: 0, docstrings: 0, manual: 0, "
+                             "messages: 0, tables: 0}}"],
+    "trainer=gpu": ["trainer.accelerator=cpu"],  # no GPU where the tests run; the rest of the config is instantiated
+    "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
+}  # fmt: skip
+PARTS = {"data=text", "callbacks=default"}  # shared by the others; not to be chosen
+
+
+def composed(tmp_path, corpora, *overrides):  # noqa: F811
+    needed = [o.format(corpora=corpora) for choice in overrides for o in NEEDED.get(choice, [])]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose(
+            "train", [*overrides, *needed, f"hydra.runtime.output_dir={tmp_path}"], return_hydra_config=True
+        )
+    HydraConfig.instance().set_config(config)
+    return config
+
+
+@pytest.mark.parametrize(
+    "choice", [f"{g}={c}" for g, names in CHOICES.items() for c in names if f"{g}={c}" not in PARTS]
+)
+def test_it_composes_and_instantiates(tmp_path, corpora, choice):  # noqa: F811
+    config = composed(tmp_path, corpora, choice)
+    group = choice.partition("=")[0]
+    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    loggers = [instantiate(logger) for logger in config.logger.values()]
+    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    assert trainer.max_steps == config.trainer.max_steps
+    assert isinstance(instantiate(config.model), nn.Module)
+    if group in ("data", "experiment"):
+        assert isinstance(instantiate(config.data), MixtureDataModule)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_there_is_a_config_for_every_rule(tmp_path, corpora, rule):  # noqa: F811
+    config = composed(tmp_path, corpora, f"callbacks={rule}")
+    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
+    made = [c for c in callbacks if isinstance(c, DynamicGradientAlignment)]
+    assert rule == "uniform" or type(made[0].rule) is RULES[rule]
+
+
+def test_the_tree_has_the_groups_of_the_house():
+    assert set(CHOICES) >= {"data", "model", "callbacks", "trainer", "logger", "experiment"}
+    assert {"cpu", "gpu", "ddp"} <= set(CHOICES["trainer"])

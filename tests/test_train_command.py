@@ -1,0 +1,182 @@
+"""`dga-train` as a user runs it: what it leaves behind, and what it says when something is wrong."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from lightning_dga.train import main
+
+QUICK = [
+    "trainer.max_steps=6",
+    "trainer.val_check_interval=3",
+    "trainer.log_every_n_steps=2",
+    "callbacks.dga.every_n_steps=2",
+    "model.d_model=16",
+    "model.num_layers=1",
+    "model.num_heads=2",
+    "data.context_length=16",
+    "data.vocab_size=300",
+    "data.tokens_per_domain=2000",
+    "~callbacks.progress",
+    "+trainer.enable_progress_bar=false",
+]
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """A small folder as `experiment=corpora` reads it."""
+    root = tmp_path_factory.mktemp("corpora")
+    words = {
+        "sea": "wave ship sail harbour tide",
+        "sky": "cloud wind star rain moon",
+        "soil": "root seed worm clay leaf",
+    }
+    for domain, vocabulary in words.items():
+        lines = [" ".join(vocabulary.split()[(i + j) % 5] for j in range(40)) for i in range(60)]
+        (root / f"{domain}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+    target = [" ".join(words["sky"].split()[(2 * i + j) % 5] for j in range(40)) for i in range(60)]
+    (root / "target_weather.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in target))
+    return root
+
+
+def dga_train(folder, *overrides, **environment):
+    command = [sys.executable, "-m", "lightning_dga.train", *overrides]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=200)
+
+
+def corpora_run(folder, corpora, *overrides, **environment):
+    where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather"]
+    return dga_train(folder, *where, *QUICK, *overrides, **environment)
+
+
+def rows(run):
+    with (run / "weights.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_its_folder(tmp_path, corpora):
+    done = corpora_run(tmp_path, corpora)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = tmp_path / "runs" / "weather" / "dga_seed0"
+    assert OmegaConf.load(run / "config.yaml").trainer.max_steps == 6
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] == 6
+    assert sum(metrics["tokens"].values()) == 6 * 8 * 16
+    assert set(metrics["tokens"]) == {"sea", "sky", "soil"}
+    assert 0 < metrics["align_seconds"] < metrics["wall_seconds"]
+    assert 0 < metrics["test/target_loss"] < 7
+    assert metrics["val/target_loss/best"] <= metrics["val/target_loss"]
+    table = rows(run)
+    assert [(row["step"], row["version"]) for row in table] == [("0", "0"), ("2", "1"), ("4", "2"), ("6", "3")]
+    assert sum(float(table[-1][f"weight/{d}"]) for d in ("sea", "sky", "soil")) == pytest.approx(1)
+    assert table[0]["alignment/sky"] == "" and float(table[-1]["alignment/sky"]) != 0
+    logged = (run / "logs" / "metrics.csv").read_text()
+    assert "dga/weight/sky" in logged and "train/loss" in logged
+
+
+def test_it_does_not_overwrite_a_run_unless_told(tmp_path, corpora):
+    assert corpora_run(tmp_path, corpora).returncode == 0
+    before = (tmp_path / "runs/weather/dga_seed0/metrics.json").read_text()
+    again = corpora_run(tmp_path, corpora)
+    assert again.returncode == 1
+    assert "holds a run already" in again.stderr and "overwrite=true" in again.stderr
+    assert (tmp_path / "runs/weather/dga_seed0/metrics.json").read_text() == before
+    assert corpora_run(tmp_path, corpora, "overwrite=true").returncode == 0
+
+
+def test_a_run_is_resumed(tmp_path, corpora):
+    whole = corpora_run(tmp_path, corpora, "name=whole")
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    steps = ["name=parts", "model.max_steps=6"]
+    first = corpora_run(tmp_path, corpora, *steps, "trainer.max_steps=3", "resume=true")
+    second = corpora_run(tmp_path, corpora, *steps, "resume=true")
+    assert first.returncode == second.returncode == 0, first.stderr[-1000:] + second.stderr[-1000:]
+    folders = [tmp_path / "runs" / name / "dga_seed0" for name in ("whole", "parts")]
+    assert rows(folders[0]) == rows(folders[1])
+    losses = [json.loads((folder / "metrics.json").read_text())["test/target_loss"] for folder in folders]
+    assert losses[0] == losses[1]
+
+
+def test_two_processes(tmp_path, corpora):
+    overrides = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=4"]
+    done = corpora_run(tmp_path, corpora, *overrides)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = tmp_path / "runs/weather/dga_seed0"
+    assert sum(json.loads((run / "metrics.json").read_text())["tokens"].values()) == 6 * 8 * 16
+    assert len(rows(run)) == 4
+
+
+def test_a_histogram_from_the_command_line_drives_importance_sampling(tmp_path, corpora):
+    script = "from lightning_dga.make_domains import main; main()"
+    command = [sys.executable, "-c", script, "histogram", str(corpora), "weather", "--output", "histogram.json"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert json.loads((tmp_path / "histogram.json").read_text()) == {"sea": 0, "sky": 1, "soil": 0}
+    quick = [setting for setting in QUICK if "every_n_steps" not in setting]
+    where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather", "callbacks=importance"]
+    rule = "callbacks.dga.rule.histogram=${json:histogram.json}"
+    done = dga_train(tmp_path, *where, *quick, rule)
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics = json.loads((tmp_path / "runs/weather/importance_seed0/metrics.json").read_text())
+    assert metrics["tokens"] == {"sea": 0, "sky": 6 * 8 * 16, "soil": 0}
+    assert metrics["align_seconds"] == 0
+
+
+MISTAKES = {
+    "a misspelt key": (["trainer.max_stps=3"], "max_stps"),
+    "a misspelt key of a callback": (["callbacks.dga.step_sise=3"], "step_sise"),
+    "a setting that does not exist": (["+callbacks.dga.speed=3"], "speed"),
+    "a group that does not exist": (["callbacks=dgaa"], "dgaa"),
+    "an unknown domain": (["+data.weights={sea: 1, sky: 1, sand: 1, soil: 1}"], "unknown domain 'sand'"),
+    "a negative weight": (["+data.weights={sea: 1, sky: -1, soil: 1}"], "'sky' is negative"),
+    "a missing folder": (["data.root=/nowhere"], "/nowhere"),
+    "an unknown target": (["data.target=whether"], "weather"),
+    "a value out of range": (["callbacks.dga.ema=7"], "`ema` must be in (0, 1], got 7"),
+    "a missing histogram": (["callbacks=importance", "~callbacks.dga.every_n_steps"], "histogram"),
+    "a missing file": (
+        ["callbacks=importance", "~callbacks.dga.every_n_steps", "callbacks.dga.rule.histogram=${json:nothing.json}"],
+        "nothing.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_in_one_line(tmp_path, corpora, mistake, monkeypatch, capsys):
+    overrides, named = MISTAKES[mistake]
+    quick = [s for s in QUICK if not (s.startswith("callbacks.dga.every") and "callbacks=importance" in overrides)]
+    overrides = [o.removeprefix("+") if o.startswith("+data.weights") else o for o in overrides if "every_n" not in o]
+    where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dga-train", *where, *quick, *overrides])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    lines = [line for line in printed.splitlines() if line.startswith("dga-train: ")]
+    assert len(lines) == 1
+    assert named in lines[0]
+
+
+def test_a_malformed_line_is_named(tmp_path, corpora):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(corpora, broken)
+    with (broken / "sea.jsonl").open("a") as file:
+        file.write('{"text": "half a li\n')
+    done = corpora_run(tmp_path, broken)
+    assert done.returncode == 1
+    assert "sea.jsonl" in done.stderr and "61" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_traceback_can_be_asked_for(tmp_path, corpora):
+    done = corpora_run(tmp_path, corpora, "data.root=/nowhere", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
