@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from lightning_dga.data.errors import DataError
-from lightning_dga.data.text.jsonl_corpus import jsonl_corpus
+from lightning_dga.data.text.folder_corpus import folder_corpus
 from lightning_dga.domains import TfidfEmbedding, nearest_domain_histogram
 
 
@@ -33,6 +33,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _histogram(root: Path, target: str) -> dict[str, float]:
-    corpus = jsonl_corpus(root, target)
+    corpus = folder_corpus(root, target)
     embedding = TfidfEmbedding().fit(chain.from_iterable(corpus.domains.values()))
     return nearest_domain_histogram(corpus.domains, corpus.target, embedding)

@@ -23,7 +23,7 @@ QUICK = [
     "data.vocab_size=300",
     "data.tokens_per_domain=2000",
     "~callbacks.progress",
-    "+trainer.enable_progress_bar=false",
+    "trainer.enable_progress_bar=false",
 ]
 
 

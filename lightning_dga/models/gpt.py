@@ -60,7 +60,7 @@ class GPT(LightningModule):
         self.norm = nn.LayerNorm(d_model)
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
-        self._initialize(num_layers)
+        self._initialize(d_model, num_layers)
 
     @override
     def forward(self, tokens: Tensor) -> Tensor:
@@ -117,12 +117,14 @@ class GPT(LightningModule):
         metric.update(losses)
         self.log(name, metric, on_epoch=True, prog_bar=True, batch_size=len(losses))
 
-    def _initialize(self, num_layers: int) -> None:
+    def _initialize(self, d_model: int, num_layers: int) -> None:
+        # GPT-2's 0.02 is right for its width of 768; a narrow model that starts with it stays on a plateau for long
+        std = 0.02 * math.sqrt(768 / d_model)
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 # residual branches start smaller the more of them are summed, as in GPT-2
-                std = 0.02 / math.sqrt(2 * num_layers) if name.endswith("project.weight") else 0.02
-                nn.init.normal_(parameter, std=std)
+                branches = math.sqrt(2 * num_layers) if name.endswith("project.weight") else 1.0
+                nn.init.normal_(parameter, std=std / branches)
 
 
 class _Block(nn.Module):

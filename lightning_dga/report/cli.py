@@ -4,17 +4,43 @@ import argparse
 import sys
 from pathlib import Path
 
+from lightning_dga.report.page import page
 from lightning_dga.report.run_folder import RunFolderError, find_runs
-from lightning_dga.report.table import comparison
+from lightning_dga.report.table import common_parent, comparison
+
+PAGE = "report.html"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints finished runs side by side."""
-    parser = argparse.ArgumentParser(prog="dga-report", description="Compares finished runs of dga-train.")
+    """Prints runs side by side, and writes a page about them: a user's mistake ends in one line and exit status 1."""
+    parser = argparse.ArgumentParser(
+        prog="dga-report",
+        description="Compares runs of dga-train: prints a table, and writes a page that says which data helped.",
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of run folders")
+    parser.add_argument("--no-page", action="store_true", help=f"print the table only, and write no {PAGE}")
     options = parser.parse_args(arguments)
     try:
-        print(comparison(find_runs(options.runs)))
+        # a folder and a run in it may both be given
+        runs = list(dict.fromkeys(run.resolve() for run in find_runs(options.runs)))
+        print(comparison(runs))
+        if not options.no_page:
+            _write_page(runs)
     except RunFolderError as error:
         print(f"dga-report: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _write_page(runs: list[Path]) -> None:
+    path = (runs[0] if len(runs) == 1 else common_parent(runs)) / PAGE
+    try:
+        path.write_text(page(runs), encoding="utf-8")
+    except ImportError as error:
+        # the table is there: a page less is no failure
+        print(f"dga-report: No page. {error}", file=sys.stderr)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be written ({error.strerror}); --no-page only prints the table."
+        ) from error
+    else:
+        print(f"\nPage: {path}")

@@ -1,47 +1,196 @@
-"""Finished runs side by side, as text."""
+"""Runs side by side: the rows are worked out once, and written as text or as HTML."""
 
+import os
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
-from lightning_dga.report.run_folder import read_metrics
+from lightning_dga.report.run_folder import METRICS, RunFolderError, read_metrics
+
+# a crawl may be cut into 262,144 domains: more rows than this are not read by anyone
+MOST_DOMAINS = 30
+_NEEDED = {"steps", "unit", "tokens"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison.
+
+    Attributes:
+        label: What the cells hold.
+        cells: One a run.
+        part: Whether it is a part of the line above that is no part.
+    """
+
+    label: str
+    cells: list[str]
+    part: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table with a column for each run.
+
+    Attributes:
+        names: The heads of the columns.
+        rows: The lines.
+    """
+
+    names: list[str]
+    rows: list[Row]
+
+    def text(self) -> str:
+        """The table in plain text, with aligned columns."""
+        lines = [("", self.names), *(("  " * row.part + row.label, row.cells) for row in self.rows)]
+        label = max(len(name) for name, _ in lines)
+        widths = [max(len(cells[i]) for _, cells in lines) for i in range(len(self.names))]
+        head, *body = (
+            f"{name:<{label}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+            for name, cells in lines
+        )
+        return "\n".join([head, "-" * len(head), *body])
+
+    def html(self) -> str:
+        """The table as an HTML ``<table>``."""
+        return html_table(["", *self.names], self.rows)
+
+
+def html_table(heads: list[str], rows: list[Row]) -> str:
+    """An HTML ``<table>``; what is put in is escaped.
+
+    Args:
+        heads: The heads of the columns, the one of the labels first.
+        rows: The lines.
+    """
+    head = "".join(f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in heads)
+    lines = [f"<thead>\n<tr>{head}</tr>\n</thead>", "<tbody>"]
+    for row in rows:
+        part = ' class="part"' if row.part else ""
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells)
+        lines.append(f'<tr><th scope="row"{part}>{escape(row.label)}</th>{cells}</tr>')
+    # wide tables scroll by themselves, not the page with them
+    return "\n".join(['<div class="wide">', "<table>", *lines, "</tbody>", "</table>", "</div>"])
 
 
 def comparison(runs: list[Path]) -> str:
-    """A table with a column for each run: losses, tokens of each domain, and time spent aligning.
+    """A text table with a column for each run: losses, tokens of each domain, and time spent aligning.
 
     Args:
-        runs: Run folders.
+        runs: Run folders. One that has not finished has a column of dashes.
 
     Raises:
-        RunFolderError: If one has no ``metrics.json``.
+        RunFolderError: If a ``metrics.json`` cannot be read.
     """
-    metrics = [read_metrics(run) for run in runs]
-    domains = list(dict.fromkeys(domain for m in metrics for domain in m["tokens"]))
-    rows: list[tuple[str, list[str]]] = [
-        ("", [run.name for run in runs]),
-        ("target test loss", [_number(m.get("test/target_loss"), ".4f") for m in metrics]),
-        ("target val loss", [_number(m.get("val/target_loss"), ".4f") for m in metrics]),
-        ("  best", [_number(m.get("val/target_loss/best"), ".4f") for m in metrics]),
-        ("optimizer steps", [_number(m["steps"], ",") for m in metrics]),
-        (f"{metrics[0]['unit']} drawn", [_number(sum(m["tokens"].values()), ",") for m in metrics]),
-        *((f"  {domain}", [_share(m, domain) for m in metrics]) for domain in domains),
-        ("time, s", [_number(m["wall_seconds"], ".1f") for m in metrics]),
-        ("  aligning, s", [_number(m["align_seconds"], ".1f") for m in metrics]),
-    ]
-    label = max(len(name) for name, _ in rows)
-    widths = [max(len(cells[i]) for _, cells in rows) for i in range(len(runs))]
-    lines = [
-        f"{name:<{label}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        for name, cells in rows
-    ]
-    rule = "-" * max(map(len, lines))
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return compare(runs).text()
 
 
-def _share(metrics: dict[str, Any], domain: str) -> str:
-    tokens = metrics["tokens"].get(domain, 0)
+def compare(runs: list[Path]) -> Comparison:
+    """The table of :func:`comparison`, before it is written out.
+
+    Beyond :data:`MOST_DOMAINS` domains, those that most was drawn from have a line each, and the others one together.
+    """
+    metrics = [metrics_if_finished(run) for run in runs]
+    finished = [m for m in metrics if m is not None]
+    names = [
+        name if m is not None else f"{name} (unfinished)" for name, m in zip(run_names(runs), metrics, strict=True)
+    ]
+    rows = [
+        Row("target test loss", [_number(m, "test/target_loss", ".4f") for m in metrics]),
+        Row("target val loss", [_number(m, "val/target_loss", ".4f") for m in metrics]),
+        Row("best", [_number(m, "val/target_loss/best", ".4f") for m in metrics], part=True),
+        Row("optimizer steps", [_number(m, "steps", ",") for m in metrics]),
+    ]
+    if finished:
+        rows += _drawn(metrics, finished)
+    rows += [
+        Row("time, s", [_number(m, "wall_seconds", ".1f") for m in metrics]),
+        Row("aligning, s", [_number(m, "align_seconds", ".1f") for m in metrics], part=True),
+    ]
+    return Comparison(names, rows)
+
+
+def run_names(runs: list[Path]) -> list[str]:
+    """What to call some runs: their folders' names, or as much of the paths as tells them apart."""
+    paths = [run.resolve() for run in runs]
+    if len({path.name for path in paths}) == len(set(paths)):
+        return [path.name for path in paths]
+    return [path.relative_to(common_parent(runs)).as_posix() for path in paths]
+
+
+def common_parent(runs: list[Path]) -> Path:
+    """The folder that all the run folders are below of.
+
+    Raises:
+        RunFolderError: If there is none, as with two drives.
+    """
+    try:
+        return Path(os.path.commonpath([run.resolve().parent for run in runs]))
+    except ValueError as error:
+        raise RunFolderError("The runs have no folder in common.") from error
+
+
+def metrics_if_finished(run: Path) -> dict[str, Any] | None:
+    """What ``metrics.json`` holds; None while the run has not written it.
+
+    Raises:
+        RunFolderError: If there is one that cannot be read.
+    """
+    if not (run / METRICS).is_file():
+        return None
+    try:
+        metrics = read_metrics(run)
+    except ValueError as error:  # not JSON, or not text at all
+        raise RunFolderError(f"{run / METRICS} cannot be read: {error}") from error
+    if missing := _NEEDED.difference(metrics):
+        raise RunFolderError(f"{run / METRICS} is not a file of dga-train: it has no {', '.join(sorted(missing))}.")
+    return metrics
+
+
+def _drawn(metrics: list[dict[str, Any] | None], finished: list[dict[str, Any]]) -> list[Row]:
+    units = "/".join(dict.fromkeys(m["unit"] for m in finished))
+    totals: dict[str, int] = {}
+    for m in finished:
+        for domain, tokens in m["tokens"].items():
+            totals[domain] = totals.get(domain, 0) + tokens
+    shown, others = largest(totals)
+    rows = [
+        Row(f"{units} drawn", ["-" if m is None else format(sum(m["tokens"].values()), ",") for m in metrics]),
+        *(Row(domain, [_share(m, [domain]) for m in metrics], part=True) for domain in shown),
+    ]
+    if others:
+        rows.append(Row(others_label(len(others)), [_share(m, others) for m in metrics], part=True))
+    return rows
+
+
+def largest(sizes: dict[str, Any], most: int = MOST_DOMAINS) -> tuple[list[str], list[str]]:
+    """Parts domains into those that get a line of their own and the others.
+
+    Args:
+        sizes: The size of each domain.
+        most: How many get a line.
+
+    Returns:
+        The ones to show, in their order if that is all of them, else the largest first; and the others.
+    """
+    if len(sizes) <= most:
+        return list(sizes), []
+    ranked = sorted(sizes, key=lambda domain: -sizes[domain])
+    return ranked[:most], ranked[most:]
+
+
+def others_label(count: int) -> str:
+    """How the line of the domains without a line is called."""
+    return f"{count:,} other domain{'s' * (count != 1)}"
+
+
+def _share(metrics: dict[str, Any] | None, domains: list[str]) -> str:
+    if metrics is None:
+        return "-"
+    tokens = sum(metrics["tokens"].get(domain, 0) for domain in domains)
     return f"{tokens:,} ({tokens / max(sum(metrics['tokens'].values()), 1):4.0%})"
 
 
-def _number(value: float | None, form: str) -> str:
+def _number(metrics: dict[str, Any] | None, name: str, form: str) -> str:
+    value = None if metrics is None else metrics.get(name)
     return "-" if value is None else format(value, form)

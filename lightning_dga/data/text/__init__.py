@@ -2,10 +2,10 @@
 
 from lightning_dga.data.text.corpus import TextCorpus, split_target
 from lightning_dga.data.text.documents import read_folder, read_jsonl
-from lightning_dga.data.text.jsonl_corpus import jsonl_corpus
+from lightning_dga.data.text.folder_corpus import folder_corpus
 from lightning_dga.data.text.mixture import text_mixture
 from lightning_dga.data.text.packing import PackedTokens, pack
-from lightning_dga.data.text.recipes import jsonl_mixture, standard_library_mixture
+from lightning_dga.data.text.recipes import folder_mixture, standard_library_mixture
 from lightning_dga.data.text.standard_library import standard_library_corpus
 from lightning_dga.data.text.tokenized_corpus import TokenizedCorpus, TokenizedDocuments, tokenize_corpus
 from lightning_dga.data.text.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, train_tokenizer
@@ -17,8 +17,8 @@ __all__ = [
     "TextCorpus",
     "TokenizedCorpus",
     "TokenizedDocuments",
-    "jsonl_corpus",
-    "jsonl_mixture",
+    "folder_corpus",
+    "folder_mixture",
     "pack",
     "read_folder",
     "read_jsonl",

@@ -46,7 +46,7 @@ def pack(
     stream = stream.astype(token_dtype(stream))
     if len(stream) <= context_length:
         return np.empty((0, context_length + 1), dtype=stream.dtype)
-    windows = np.lib.stride_tricks.sliding_window_view(stream, context_length + 1)[::context_length + 1]
+    windows = np.lib.stride_tricks.sliding_window_view(stream, context_length + 1)[::context_length]
     return np.ascontiguousarray(windows)
 
 

@@ -30,7 +30,7 @@ def manual_topics(library: Path) -> list[list[str]]:
     except FileNotFoundError as error:
         raise DataError(
             f"This Python lacks its manual, {file}; it is a minimal build. Install the complete standard library (on "
-            "Debian and Ubuntu the package libpython3.X-stdlib), or give your own, `jsonl_corpus(folder, target)`."
+            "Debian and Ubuntu the package libpython3.X-stdlib), or give your own, `folder_corpus(folder, target)`."
         ) from error
     values = [statement.value for statement in tree.body if isinstance(statement, ast.Assign)]
     if len(values) != 1:

@@ -4,20 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from lightning_dga.data.datamodule import MixtureDataModule
-from lightning_dga.data.text.jsonl_corpus import jsonl_corpus
+from lightning_dga.data.text.folder_corpus import folder_corpus
 from lightning_dga.data.text.mixture import text_mixture
 from lightning_dga.data.text.standard_library import standard_library_corpus
 
 
-def jsonl_mixture(root: str | Path, target: str, **arguments: Any) -> MixtureDataModule:
-    """The mixture of a folder of ``<domain>.jsonl`` and ``target_<name>.jsonl``.
+def folder_mixture(root: str | Path, target: str, **arguments: Any) -> MixtureDataModule:
+    """The mixture of a folder of domains and targets.
 
     Args:
-        root: The folder; see :func:`~lightning_dga.data.text.jsonl_corpus`.
+        root: The folder; see :func:`~lightning_dga.data.text.folder_corpus`.
         target: ``<name>`` of the target.
         **arguments: As of :func:`~lightning_dga.data.text.text_mixture`.
     """
-    return text_mixture(jsonl_corpus(root, target), **arguments)
+    return text_mixture(folder_corpus(root, target), **arguments)
 
 
 def standard_library_mixture(target_documents: int = 8, **arguments: Any) -> MixtureDataModule:

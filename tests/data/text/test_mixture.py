@@ -31,11 +31,11 @@ def windows(datamodule, name):
 
 
 def test_streams_packed_windows():
-    datamodule = text_mixture(CORPUS, weights={"wiki": 1, "code": 0}, target_batch_size=3, **SETTINGS)
+    datamodule = text_mixture(CORPUS, weights={"wiki": 1, "code": 0}, target_batch_size=3, seed=7, **SETTINGS)
     assert isinstance(datamodule, MixtureDataModule)
     assert datamodule.domain_names == ("wiki", "code")
     assert datamodule.tokens_per_sample == 16
-    assert datamodule.target_batch_size == 3
+    assert (datamodule.target_batch_size, datamodule.seed) == (3, 7)
     batch = next(iter(datamodule.train_dataloader()))
     assert batch.shape == (4, 17)
     assert batch.dtype == torch.int64

@@ -18,7 +18,7 @@ class Thing:
     "about size"
 
 def nothing():
-    "Only a docstring."
+    "Only a docstring of many words."
 
 async def fail(x):
     # inside
@@ -40,7 +40,11 @@ def test_code_has_no_docstrings_and_no_comments_and_still_parses():
 
 
 def test_docstrings():
-    assert docstrings(SOURCE) == ["Module text.", "Class text.\n\nMore of it:\n    indented.", "Only a docstring."]
+    assert docstrings(SOURCE) == [
+        "Module text.",
+        "Class text.\n\nMore of it:\n    indented.",
+        "Only a docstring of many words.",
+    ]
 
 
 def test_comments_of_consecutive_lines_are_one():

@@ -116,6 +116,8 @@ def test_missing_sources(tmp_path, monkeypatch):
 
 def test_paragraph_stays_in_the_longest_topic(tmp_path, monkeypatch):
     fake_library(
-        tmp_path, monkeypatch, {"with": "shared\n words\n\nonly here", "compound": "first one\n\nshared words\n\nlast"}
+        tmp_path,
+        monkeypatch,
+        {"assert": "shared\n words\n\nonly here", "compound": "first one\n\nshared words\n\nlast"},
     )
     assert manual_topics(tmp_path) == [["first one", "shared words", "last"], ["only here"]]

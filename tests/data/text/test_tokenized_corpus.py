@@ -80,10 +80,16 @@ def test_cache_is_used(tmp_path, trainings):
             }
         },
         {"domains": {"code/x": CORPUS.domains["code/x"], "prosa": CORPUS.domains["prose"]}},
+        {
+            "domains": {
+                **CORPUS.domains,
+                "prose": ["the cat sat on the matt", "he cat sat on the mat", CORPUS.domains["prose"][0]],
+            }
+        },
         {"target": ["the target: ", "漢字"]},
         {"val": [], "test": ["val"]},
     ],
-    ids=["other cuts", "domain name", "target", "val and test"],
+    ids=["fewer documents", "other cuts", "domain name", "target", "val and test"],
 )
 def test_other_documents_have_another_entry(tmp_path, trainings, change):
     other = TextCorpus(**{**vars(CORPUS), **change})
@@ -106,6 +112,10 @@ def damage_empty(file):
     file.write_bytes(b"")
 
 
+def damage_other_format(file):
+    file.write_bytes(b"not an archive")
+
+
 def damage_one_byte(file):
     content = bytearray(file.read_bytes())
     content[content.index(b"prose" if b"prose" in content else b"0.tokens.npy") + 200] ^= 1
@@ -122,7 +132,7 @@ def damage_tokenizer(file):
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_truncate, damage_empty, damage_one_byte, damage_other_file, damage_tokenizer]
+    "damage", [damage_truncate, damage_empty, damage_other_format, damage_one_byte, damage_other_file, damage_tokenizer]
 )
 def test_damaged_entry_is_made_again(tmp_path, trainings, caplog, damage):
     tokenize_corpus(CORPUS, 280, tmp_path)

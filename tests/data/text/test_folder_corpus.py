@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lightning_dga.data.errors import DataError
-from lightning_dga.data.text import jsonl_corpus, split_target
+from lightning_dga.data.text import folder_corpus, split_target
 
 
 def write(folder, name, *documents):
@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 def test_corpus(folder):
-    corpus = jsonl_corpus(str(folder), "math")
+    corpus = folder_corpus(str(folder), "math")
     assert list(corpus.domains.items()) == [("code", ["c1"]), ("wiki", ["w1", "w2"])]
     assert (corpus.target, corpus.val, corpus.test) == split_target(list(map(str, range(9))))
     assert corpus.name == "math"
@@ -28,26 +28,43 @@ def test_corpus(folder):
 
 def test_unknown_target_lists_the_ones_available(folder):
     with pytest.raises(DataError, match=r"no target 'maths'\. Targets: 'law', 'math'"):
-        jsonl_corpus(folder, "maths")
+        folder_corpus(folder, "maths")
 
 
 def test_target_too_small_is_named(folder):
     with pytest.raises(DataError, match=r"target_law\.jsonl: 2 documents"):
-        jsonl_corpus(folder, "law")
+        folder_corpus(folder, "law")
 
 
 def test_one_domain_is_no_mixture(folder):
     (folder / "wiki.jsonl").unlink()
     with pytest.raises(DataError, match="at least 2 domains, found 'code'"):
-        jsonl_corpus(folder, "math")
+        folder_corpus(folder, "math")
 
 
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        jsonl_corpus(tmp_path / "nowhere", "math")
+        folder_corpus(tmp_path / "nowhere", "math")
 
 
 def test_broken_domain_names_file_and_line(folder):
     (folder / "code.jsonl").write_text('{"text": "a"}\n{"text": \n')
     with pytest.raises(DataError, match=r"code\.jsonl, line 2"):
-        jsonl_corpus(folder, "math")
+        folder_corpus(folder, "math")
+
+
+def test_a_domain_may_be_a_folder_of_plain_text(folder):
+    (folder / "news" / "2024").mkdir(parents=True)
+    (folder / "news" / "2024" / "b.txt").write_text("second")
+    (folder / "news" / "2023.txt").write_text("first")
+    (folder / "pictures").mkdir()
+    corpus = folder_corpus(folder, "math")
+    assert list(corpus.domains) == ["code", "news", "wiki"]
+    assert sorted(corpus.domains["news"]) == ["first", "second"]
+
+
+def test_two_entries_of_one_name_are_an_error(folder):
+    (folder / "wiki").mkdir()
+    (folder / "wiki" / "a.txt").write_text("a")
+    with pytest.raises(DataError, match="two domains one name"):
+        folder_corpus(folder, "math")
