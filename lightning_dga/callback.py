@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -186,6 +186,12 @@ class DynamicGradientAlignment(Callback):
             mixture.set_weights(progress.weights)
 
     @override
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.global_step < self._progress.step:
+            # a new run, which counts its steps from the start, goes on with the mixture of the one before
+            self._progress = replace(self._progress, step=trainer.global_step)
+
+    @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if step <= self._progress.step or not self.should_update(step):
@@ -251,7 +257,7 @@ class DynamicGradientAlignment(Callback):
         assert weights is not None
         changed = not torch.equal(weights, mixture.weights)
         version = mixture.weights_version + changed
-        self._progress = _Progress(**{**vars(progress), "weights_version": version})
+        self._progress = replace(progress, weights_version=version)
         if changed:
             mixture.set_weights(weights)
 

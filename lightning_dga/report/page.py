@@ -16,6 +16,7 @@ from lightning_dga.report.table import Row, compare, html_table, largest, metric
 MOST_EPOCHS = 4
 # names in a sentence; a crawl may have thousands to name
 _MOST_NAMED = 3
+_NAMED_FROM = 0.05  # of the most helpful: less is next to nothing
 
 _STYLE = """
 :root { color-scheme: light }
@@ -62,7 +63,8 @@ class _Helped:
 
     Attributes:
         measurements: How often alignments were measured.
-        relative: Mean alignment of each domain, of the largest one in magnitude; NaN where none was measured.
+        relative: Mean alignment of each domain, relative to the most helpful one, or to the most harmful one where none
+            helped; NaN where none was measured.
         positive: In how many measurements each was positive.
         counts: In how many measurements each was measured.
     """
@@ -145,7 +147,7 @@ def _section(run: _Run, *, headed: bool) -> list[str]:
         parts.append(
             '<p class="how">The alignment of a domain is positive where a step on its data lowers the target loss, and '
             "negative where it raises it. Each measurement is taken relative to its strongest domain before the mean, "
-            "so that all of them count the same; the strongest mean is 100%.</p>"
+            "so that all of them count the same; the domain that helped most has 100%.</p>"
         )
     parts += _repeated(run)
     drawn = _drawn_domains(run.table)
@@ -176,13 +178,12 @@ def _in_words(run: _Run, helped: _Helped) -> str:
         words = [f"Over {times}, no domain helped on average."]
     else:
         words = [f"Over {times}, <strong>{escape(best)}</strong> helped the target most"]
-        # a domain that did next to nothing is no follower
-        shares = {d: helped.relative[d] / helped.relative[best] for d in ranked[1 : 1 + _MOST_NAMED]}
-        followed = [f"{escape(d)} ({share:.0%} as much)" for d, share in shares.items() if share >= 0.05]
+        next_best = [d for d in ranked[1 : 1 + _MOST_NAMED] if helped.relative[d] >= _NAMED_FROM]
+        followed = [f"{escape(domain)} ({helped.relative[domain]:.0%} as much)" for domain in next_best]
         words[0] += f", followed by {_listed(followed)}." if followed else "."
-    against = [escape(domain) for domain in reversed(ranked) if helped.relative[domain] < 0]
+    against = [escape(domain) for domain in reversed(ranked) if helped.relative[domain] <= -_NAMED_FROM]
     if against:
-        words.append(f"On average {_listed(against)} worked against it, the strongest first.")
+        words.append(f"On average {_listed(against)} worked against it{', the strongest first' * (len(against) > 1)}.")
     words.append(_moved(run.table))
     return " ".join(words)
 
@@ -209,8 +210,8 @@ def _domains(run: _Run, helped: _Helped) -> str:
     shown.sort(key=lambda domain: rank.get(domain, len(rank)))
     epochs = (metrics or {}).get("epochs", {})
     measured = ["alignment, relative", "positive in"] if helped.measurements else []
-    unit = metrics["unit"] if metrics is not None else "samples"
-    heads = ["domain", *measured, "weight at the start", "at the end", f"{unit} drawn", "epochs"]
+    drawn = "drawn" if metrics is None else f"{metrics['unit']} drawn"
+    heads = ["domain", *measured, "weight at the start", "at the end", drawn, "epochs"]
     rows = []
     for domain in shown:
         cells = [_percent(start[domain]), _percent(end[domain])]
@@ -250,7 +251,8 @@ def _helped(table: WeightsTable) -> _Helped:
     scaled = np.divide(values, strongest, out=np.zeros_like(values), where=strongest > 0)
     counts = finite.sum(0)
     mean = np.divide(scaled.sum(0), counts, out=np.full(len(counts), np.nan), where=counts > 0)
-    top = np.nanmax(np.abs(mean)) if counts.any() else 0.0
+    known = mean[counts > 0]
+    top = max(known.max(initial=0.0), 0.0) or np.abs(known).max(initial=0.0)
     return _Helped(
         measurements=int(finite.any(1).sum()),
         relative=dict(zip(table.domains, (mean / top if top > 0 else mean).tolist(), strict=True)),

@@ -77,7 +77,9 @@ def weights_over_steps(table: WeightsTable, last_step: int) -> str:
         rest = weights.sum(1) - weights[:, shown].sum(1)
         lines += axes.step(steps, rest, where="post", color=_OTHERS, linewidth=2.5)
         # the others together and one domain of thousands differ by orders of magnitude
-        axes.set_yscale("log")
+        axes.set_yscale("log", subs=[2, 5])
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter("{x:g}")
         axes.set_ylabel("weight (share of samples, log scale)")
         _legend(figure, lines, [*names, f"{len(table.domains) - len(shown):,} others"])
     axes.set_xlim(steps[0], steps[-1])
@@ -107,10 +109,11 @@ def alignments_over_steps(table: WeightsTable) -> str:
     smooth = moving_average(values)
     rows = _spread(len(steps))
     marker = "o" if len(rows) == 1 else ""  # one point makes no line
+    faint = 0.35 if len(shown) <= len(_COLOURS) else 0.15  # many add up to a carpet
     axes.axhline(0, color="#333333", linewidth=1)
     lines = []
     for n in range(len(shown)):
-        axes.plot(steps[rows], values[rows, n], color=_colour(n), linewidth=0.8, alpha=0.35)
+        axes.plot(steps[rows], values[rows, n], color=_colour(n), linewidth=0.8, alpha=faint)
         lines += axes.plot(steps[rows], smooth[rows, n], marker=marker, **_line(n))
     axes.set_xlim(left=table.steps[0])  # as the chart of the weights begins
     _legend(figure, lines, [table.domains[i] for i in shown])

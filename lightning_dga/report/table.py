@@ -176,7 +176,7 @@ def largest(sizes: dict[str, Any], most: int = MOST_DOMAINS) -> tuple[list[str],
     if len(sizes) <= most:
         return list(sizes), []
     ranked = sorted(sizes, key=lambda domain: -sizes[domain])
-    return ranked[:most], ranked[most:]
+    return ranked[:most], []
 
 
 def others_label(count: int) -> str:

@@ -110,3 +110,13 @@ def test_a_target_gradient_that_is_not_finite_is_skipped_with_a_warning():
     with pytest.warns(UserWarning, match="target gradient is not finite at step 2"):
         trainer(DynamicGradientAlignment(every_n_steps=2, loss_fn=loss), max_steps=2).fit(Plain(), datamodule=data)
     assert data.weights_version == 0
+
+
+def test_a_second_run_goes_on_with_the_mixture():
+    callback, data = DynamicGradientAlignment(every_n_steps=2), mixture()
+    trainer(callback, max_steps=6).fit(Plain(), datamodule=data)
+    weights = data.weights
+    trainer(callback, max_steps=3).fit(Plain(), datamodule=data)
+    assert callback.alignments.step == 2
+    assert callback._progress.updates == 4
+    assert not torch.equal(data.weights, weights)

@@ -17,15 +17,15 @@ def test_the_table_of_two_runs(tmp_path):
         "                             a        longer",
         "--------------------------------------------",
         "target test loss        2.5000        2.5000",
-        "target val loss        2.0000        1.7500",
-        "  best                 2.0000        1.5000",
-        "optimizer steps            10            10",
-        "tokens drawn            4,000         2,000",
+        "target val loss         2.0000        1.7500",
+        "  best                  2.0000        1.5000",
+        "optimizer steps             10            10",
+        "tokens drawn             4,000         2,000",
         "  wiki            3,000 ( 75%)      0 (  0%)",
         "  code            1,000 ( 25%)  1,000 ( 50%)",
         "  web                 0 (  0%)  1,000 ( 50%)",
-        "time, s                  12.3          12.3",
-        "  aligning, s             1.3           1.3",
+        "time, s                   12.3          12.3",
+        "  aligning, s              1.3           1.3",
     ]
 
 

@@ -74,6 +74,13 @@ def test_cap_keeps_as_many_windows_as_fit():
     assert torch.equal(windows(beyond, "code"), windows(whole, "code"))
 
 
+def test_cap_is_reached_also_where_documents_end_just_there():
+    # two tokens each with the separator: eight documents have 16 tokens, of which 15 are predicted
+    corpus = replace(CORPUS, domains={**CORPUS.domains, "letters": ["a"] * 50})
+    datamodule = text_mixture(corpus, tokens_per_domain=16, **{**SETTINGS, "vocab_size": 257})
+    assert datamodule._sources.sizes.tolist() == [1, 1, 1]
+
+
 def test_cap_does_not_touch_tokenizer_target_and_evaluation():
     capped, whole = text_mixture(CORPUS, tokens_per_domain=64, **SETTINGS), text_mixture(CORPUS, **SETTINGS)
     assert capped.tokenizer.to_str() == whole.tokenizer.to_str()
