@@ -193,7 +193,7 @@ def _chart(x: str, y: str) -> "tuple[Figure, Axes]":
 
 
 def _legend(figure: "Figure", handles: Sequence[Any], names: Sequence[str]) -> None:
-    # a legend leaves out names that begin with "_", and reads "$" as mathematics: the names are put in afterwards
+    # put in afterwards: a legend reads "$" as mathematics and, before matplotlib 3.10, leaves out names like "_x"
     legend = figure.legend(
         handles, ["-"] * len(names), loc="outside right upper", frameon=False, fontsize=8, handlelength=2.8
     )

@@ -119,7 +119,7 @@ def run_names(runs: list[Path]) -> list[str]:
 
 
 def common_parent(runs: list[Path]) -> Path:
-    """The folder that all the run folders are below of.
+    """The folder that all the run folders are below.
 
     Raises:
         RunFolderError: If there is none, as with two drives.
@@ -176,7 +176,7 @@ def largest(sizes: dict[str, Any], most: int = MOST_DOMAINS) -> tuple[list[str],
     if len(sizes) <= most:
         return list(sizes), []
     ranked = sorted(sizes, key=lambda domain: -sizes[domain])
-    return ranked[:most], []
+    return ranked[:most], ranked[most:]
 
 
 def others_label(count: int) -> str:

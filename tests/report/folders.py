@@ -58,6 +58,13 @@ class Page(HTMLParser):
         assert not self._open, f"never closed: {self._open}"
         self.text = " ".join(" ".join(self.texts).split())
 
+    def handle_decl(self, decl):
+        assert decl == "DOCTYPE html"
+        assert not self.tags, "a second document inside the page"
+
+    def handle_pi(self, data):
+        raise AssertionError(f"no place for an XML prolog: {data}")
+
     def handle_starttag(self, tag, attrs):
         self.handle_startendtag(tag, attrs)
         if tag not in VOID:

@@ -195,7 +195,7 @@ def test_many_domains_are_limited(tmp_path):
     assert len(html) < 200_000
     assert sum(name.startswith("cluster") for name in parsed.rows(0)) == 30
     others = sum(range(k - 30))
-    assert parsed.rows(0)["4,970 other domains"] == [f"{others:,} (100%)"]
+    assert parsed.rows(0)["4,970 other domains"] == [f"{others:,} ( 99%)"]
     assert [row[0] for row in parsed.tables[1][1:]] == [*names[-1:-31:-1], "4,970 other domains"]
     assert parsed.rows(1)["4,970 other domains"][-2:] == [f"{others:,}", ""]
     assert "4,997 more" in parsed.text

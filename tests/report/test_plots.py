@@ -40,19 +40,20 @@ def points(path):
     return [pair for i, pair in enumerate(pairs) if i == 0 or pair != pairs[i - 1]]
 
 
-def lines(svg):
-    """The data lines of a chart: paths without a filling, clipped to the axes."""
-    return [points(d) for d in re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="fill: none', svg)]
+def lines(svg, colour=""):
+    """The lines of a chart within the axes."""
+    found = re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="fill: none; ([^"]*)"', svg)
+    return [points(d) for d, style in found if colour in style]
 
 
 def test_a_zero_line_and_two_lines_a_domain():
     nan = float("nan")
-    drawn = lines(plots.alignments_over_steps(table([[0.5, 0.5]] * 3, [[nan, nan], [1.0, -1.0], [2.0, -2.0]])))
-    flat = [line for line in drawn if len(line) == 2 and line[0][1] == line[1][1]]
-    sloped = [line for line in drawn if len(line) == 2 and line[0][1] != line[1][1]]
+    svg = plots.alignments_over_steps(table([[0.5, 0.5]] * 3, [[nan, nan], [1.0, -1.0], [2.0, -2.0]]))
+    sloped = [line for line in lines(svg) if len(line) == 2 and line[0][1] != line[1][1]]
     assert len(sloped) == 4
+    ((_, zero), (_, level)) = lines(svg, "#333333")[0]
     # zero lies midway between values and their negatives
-    assert any(line[0][1] == pytest.approx((sloped[0][0][1] + sloped[2][0][1]) / 2, abs=1e-3) for line in flat)
+    assert zero == level == pytest.approx((sloped[0][0][1] + sloped[2][0][1]) / 2, abs=0.02)
 
 
 def test_weights_hold_until_the_next_row_and_to_the_end():
@@ -77,3 +78,6 @@ def test_areas_lie_on_each_other_and_fill_the_mixture():
     heights = sorted({round((bottom - y) / (bottom - top), 2) for _, y in lower})
     assert heights == [0.0, 0.25, 0.5]
     assert {y for _, y in lower} - {bottom} == {y for _, y in upper} - {top}
+    # halfway the weight jumps; a slope would promise weights that were never in force
+    middle = (min(x for x, _ in lower) + max(x for x, _ in lower)) / 2
+    assert len({y for x, y in lower if x == pytest.approx(middle, abs=0.02)} - {bottom}) == 2

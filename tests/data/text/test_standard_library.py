@@ -98,7 +98,7 @@ def test_target_documents_are_spread_over_the_manual(tmp_path, monkeypatch):
 @pytest.mark.parametrize("count", [0, -1, 1000])
 def test_target_documents_out_of_range(tmp_path, monkeypatch, count):
     fake_library(tmp_path, monkeypatch, TOPICS)
-    with pytest.raises(ValueError, match="`target_documents` must be between 1 and 20"):
+    with pytest.raises(ValueError, match="`target_documents` must be between 1 and 30"):
         standard_library_corpus(count)
 
 
