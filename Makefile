@@ -41,7 +41,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 notebooks: $(READY)
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 -p no:doctest notebooks
+	$(BIN)/python -m pytest -o addopts= --nbmake --nbmake-timeout=600 notebooks
 
 clean:
 	rm -rf $(VENV) runs build dist
