@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/dga-train -m experiment=demo callbacks=uniform,dga overwrite=true
-	$(BIN)/dga-report runs/demo/uniform runs/demo/dga
+	$(BIN)/dga-report runs/demo/uniform_seed0 runs/demo/dga_seed0
 
 test: lint types $(READY)
 	$(BIN)/python -m pytest -n 2 -m 'not slow and not cluster'

@@ -27,8 +27,8 @@ def make_rule(name: str, **settings: Any) -> Rule:
         ValueError: If there is no such rule, or it has no such setting.
 
     Example:
-        >>> make_rule("dga", step_size=0.5)
-        DGA(step_size=0.5, ema=0.3, decay=0.1)
+        >>> make_rule("dga", step_size=0.2)
+        DGA(step_size=0.2, ema=0.3, decay=0.1)
     """
     if name not in RULES:
         raise ValueError(

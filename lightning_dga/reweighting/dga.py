@@ -63,7 +63,7 @@ class DGA:
         decay: Share of the logits that an update forgets; 0 forgets nothing.
     """
 
-    step_size: float = 1.0
+    step_size: float = 0.5
     ema: float = 0.3
     decay: float = 0.1
 

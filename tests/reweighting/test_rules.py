@@ -109,7 +109,7 @@ def test_dga_comes_back_when_the_alignment_fades():
 
 
 def test_dga_is_not_locked_by_one_exploding_probe():
-    history = run(DGA(), [measured([0.1, 1e6, 0.1])] + [measured([0.5, 0.1, 0.1])] * 40)
+    history = run(DGA(step_size=1.0), [measured([0.1, 1e6, 0.1])] + [measured([0.5, 0.1, 0.1])] * 40)
     assert history[1][1] < 0.5
     assert history[-1][0] > 0.9
     locked = run(PaperDGA(), [measured([0.1, 1e6, 0.1])] + [measured([0.5, 0.1, 0.1])] * 40)
