@@ -171,6 +171,10 @@ class DynamicGradientAlignment(Callback):
 
     @override
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if not any(parameter.requires_grad for parameter in pl_module.parameters()):
+            raise MisconfigurationException(
+                f"{type(pl_module).__name__} has no trainable parameter, so there is no gradient to align."
+            )
         mixture = _mixture(trainer)
         progress = self._progress
         if progress.weights is None:

@@ -52,6 +52,11 @@ def test_a_training_step_that_optimizes_by_itself_is_not_run_as_a_loss():
         trainer(DynamicGradientAlignment()).fit(Manual(), datamodule=mixture())
 
 
+def test_a_module_with_nothing_to_train_is_refused():
+    with pytest.raises(MisconfigurationException, match="Plain has no trainable parameter"):
+        trainer(DynamicGradientAlignment()).fit(Plain().requires_grad_(False), datamodule=mixture())
+
+
 def test_manual_optimization_works_with_a_loss():
     callback = DynamicGradientAlignment(every_n_steps=2, loss_fn=lambda module, batch: module.loss(batch))
     trainer(callback).fit(Manual(), datamodule=mixture())
