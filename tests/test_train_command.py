@@ -95,7 +95,9 @@ def test_a_run_is_resumed(tmp_path, corpora):
     whole = corpora_run(tmp_path, corpora, "name=whole")
     assert whole.returncode == 0, whole.stderr[-2000:]
     steps = ["name=parts", "model.max_steps=6"]
-    first = corpora_run(tmp_path, corpora, *steps, "trainer.max_steps=3", "resume=true")
+    first = corpora_run(tmp_path, corpora, *steps, "trainer.max_steps=5", "resume=true")
+    # the checkpoint is of step 3; what the run wrote after it is taken back
+    assert rows(tmp_path / "runs/parts/dga_seed0")[-1]["step"] == "4"
     second = corpora_run(tmp_path, corpora, *steps, "resume=true")
     assert first.returncode == second.returncode == 0, first.stderr[-1000:] + second.stderr[-1000:]
     folders = [tmp_path / "runs" / name / "dga_seed0" for name in ("whole", "parts")]

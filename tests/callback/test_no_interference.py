@@ -41,6 +41,14 @@ class Watch(Callback):
         )
 
 
+class Noisy(Plain):
+    """Draws random numbers of every kind in its step, as data augmentation does."""
+
+    def training_step(self, batch, batch_idx):
+        noise = torch.rand(1) + random.random() + float(np.random.rand())
+        return super().training_step([batch[0] + 0.1 * noise, *batch[1:]], batch_idx)
+
+
 def half_precision():
     # small enough a scale that a step is taken, large enough that the first growth or backoff would show
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3))
@@ -62,7 +70,7 @@ def run(case, *callbacks, **module):
     seed_everything(0, verbose=False)
     watch = Watch()
     fit = trainer(*callbacks, watch, max_steps=7, log_every_n_steps=2, **settings)
-    fit.fit(Plain(dropout=0.2, norm=True, **module), datamodule=mixture(batch_size=6))
+    fit.fit(Noisy(dropout=0.2, norm=True, **module), datamodule=mixture(batch_size=6))
     return watch.history, {name: value.item() for name, value in fit.logged_metrics.items()}
 
 

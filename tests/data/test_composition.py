@@ -130,13 +130,15 @@ def test_resuming_anywhere_continues_the_sequence(data):
 
 def test_the_state_does_not_grow_with_the_run():
     composition = Composition(simplex(1, 1, 1), lag=40)
-    sizes = []
+    sizes, in_memory = [], []
     for step in range(60):
         take(composition, 1)
         if step % 2:
             composition.set_weights(as_weights(torch.rand(3), NAMES))
         sizes.append(len(composition.state_dict()["segments"]))
+        in_memory.append(len(composition._segments))
     assert max(sizes) == max(sizes[:10])
+    assert max(in_memory) == max(in_memory[:10])
 
 
 def test_a_state_of_another_number_of_domains_is_refused():

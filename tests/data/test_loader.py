@@ -39,6 +39,27 @@ def test_new_weights_govern_the_next_batch(num_workers):
     data.teardown("fit")
 
 
+def test_workers_do_not_read_what_was_recalled():
+    class Slow(Points):
+        reads = torch.zeros(1).share_memory_()
+
+        def __getitem__(self, index):
+            time.sleep(0.05)
+            self.reads += 1
+            return super().__getitem__(index)
+
+    data = MixtureDataModule(
+        {"a": Slow(0, 90), "b": Slow(1, 90)}, Points(0, 3), batch_size=1, num_workers=1, prefetch_factor=20
+    )
+    batches = iter(data.train_dataloader())
+    drawn(batches, 1)
+    data.set_weights([1, 0])
+    drawn(batches, 1)
+    # the two that were used, and those that the worker had begun; not the twenty that were queued
+    assert Slow.reads.item() < 10
+    data.teardown("fit")
+
+
 def test_staleness_is_what_was_asked_for():
     data = mixture(num_workers=2, max_staleness=3)
     batches = iter(data.train_dataloader())
