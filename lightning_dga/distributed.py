@@ -29,3 +29,10 @@ def from_first_process(tensor: Tensor, device: torch.device) -> Tensor:
     shared = tensor.to(device)
     dist.broadcast(shared, src=0)
     return shared.to(tensor.device)
+
+
+def leave_together() -> None:
+    """Ends the process group when all processes are done with it; one that just exits can abort the others."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -17,6 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lightning_dga._lightning import MisconfigurationException, rank_zero_info, seed_everything
 from lightning_dga.data.errors import DataError
+from lightning_dga.distributed import leave_together
 from lightning_dga.recorder import RunRecorder
 from lightning_dga.report.run_folder import CHECKPOINTS, CONFIG, LOGS, METRICS, WEIGHTS, RunFolderError
 
@@ -84,6 +85,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         trainer.test(model, datamodule=datamodule, verbose=False)
     metrics = recorder.finish(trainer)
     rank_zero_info(f"Run folder: {folder}")
+    leave_together()
     return metrics
 
 
@@ -91,10 +93,9 @@ def _prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> str | Non
     if resume:
         last = folder / CHECKPOINTS / "last.ckpt"
         return str(last) if last.is_file() else None
-    # the processes that Lightning starts for the other devices find the folder of this very run
-    started_by_lightning = "LOCAL_RANK" in os.environ or os.environ.get("SLURM_PROCID", "0") != "0"
     present = [name for name in (WEIGHTS, METRICS, CHECKPOINTS, LOGS) if (folder / name).exists()]
-    if present and not started_by_lightning:
+    # the other processes find the folder of this very run
+    if present and _is_first_process():
         if not overwrite:
             raise RunFolderError(
                 f"{folder} holds a run already ({', '.join(present)}). Continue it with `resume=true`, replace it with "
@@ -104,6 +105,11 @@ def _prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> str | Non
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     return None
+
+
+def _is_first_process() -> bool:
+    # as torchrun, SLURM and Lightning tell the processes that they start; there is no Trainer yet to ask
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
