@@ -9,7 +9,6 @@ from torch import nn
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
 from lightning_dga.reweighting import RULES
 from lightning_dga.train import config_dir
-from tests.test_train_command import corpora  # noqa: F401
 
 CHOICES = {
     group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in config_dir().iterdir() if group.is_dir()
@@ -25,7 +24,7 @@ NEEDED = {
 PARTS = {"data=text", "callbacks=default"}  # shared by the others; not to be chosen
 
 
-def composed(tmp_path, corpora, *overrides):  # noqa: F811
+def composed(tmp_path, corpora, *overrides):
     needed = [o.format(corpora=corpora) for choice in overrides for o in NEEDED.get(choice, [])]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose(
@@ -38,7 +37,7 @@ def composed(tmp_path, corpora, *overrides):  # noqa: F811
 @pytest.mark.parametrize(
     "choice", [f"{g}={c}" for g, names in CHOICES.items() for c in names if f"{g}={c}" not in PARTS]
 )
-def test_it_composes_and_instantiates(tmp_path, corpora, choice):  # noqa: F811
+def test_it_composes_and_instantiates(tmp_path, corpora, choice):
     config = composed(tmp_path, corpora, choice)
     group = choice.partition("=")[0]
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
@@ -51,7 +50,7 @@ def test_it_composes_and_instantiates(tmp_path, corpora, choice):  # noqa: F811
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_there_is_a_config_for_every_rule(tmp_path, corpora, rule):  # noqa: F811
+def test_there_is_a_config_for_every_rule(tmp_path, corpora, rule):
     config = composed(tmp_path, corpora, f"callbacks={rule}")
     callbacks = [instantiate(callback) for callback in config.callbacks.values()]
     made = [c for c in callbacks if isinstance(c, DynamicGradientAlignment)]

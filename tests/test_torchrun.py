@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from tests.test_train_command import QUICK, corpora, corpora_run, rows  # noqa: F401
+from tests.test_train_command import QUICK, corpora_run, rows
 
 
 @pytest.mark.cluster
-def test_two_processes_of_torchrun_do_what_one_does(tmp_path, corpora):  # noqa: F811
+def test_two_processes_of_torchrun_do_what_one_does(tmp_path, corpora):
     assert corpora_run(tmp_path, corpora, "name=alone").returncode == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather", "name=together", "data.batch_size=4"]

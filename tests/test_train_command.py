@@ -27,23 +27,6 @@ QUICK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def corpora(tmp_path_factory):
-    """A small folder as `experiment=corpora` reads it."""
-    root = tmp_path_factory.mktemp("corpora")
-    words = {
-        "sea": "wave ship sail harbour tide",
-        "sky": "cloud wind star rain moon",
-        "soil": "root seed worm clay leaf",
-    }
-    for domain, vocabulary in words.items():
-        lines = [" ".join(vocabulary.split()[(i + j) % 5] for j in range(40)) for i in range(60)]
-        (root / f"{domain}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
-    target = [" ".join(words["sky"].split()[(2 * i + j) % 5] for j in range(40)) for i in range(60)]
-    (root / "target_weather.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in target))
-    return root
-
-
 def dga_train(folder, *overrides, **environment):
     command = [sys.executable, "-m", "lightning_dga.train", *overrides]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}

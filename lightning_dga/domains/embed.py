@@ -20,7 +20,7 @@ class TfidfEmbedding:
 
     def __init__(self, dimensions: int = 64, max_features: int = 20_000, seed: int = 0) -> None:
         try:
-            from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415
+            from sklearn.feature_extraction.text import TfidfVectorizer
         except ImportError as error:
             raise ImportError("Embedding documents needs scikit-learn: pip install 'lightning-dga[cluster]'") from error
         self._dimensions = dimensions
@@ -34,7 +34,7 @@ class TfidfEmbedding:
         Raises:
             ValueError: If no document has a word.
         """
-        from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415
+        from sklearn.utils.extmath import randomized_svd
 
         counts = self._words.fit_transform(documents)
         dimensions = min(self._dimensions, *counts.shape)

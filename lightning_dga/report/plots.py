@@ -177,8 +177,8 @@ def moving_average(values: Array) -> Array:
 def _chart(x: str, y: str) -> "tuple[Figure, Axes]":
     # the object API: pyplot would choose a backend and keep every figure, for the whole process
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415
-        from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError("Plots need matplotlib: pip install 'lightning-dga[report]'") from error
     figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
@@ -203,7 +203,7 @@ def _legend(figure: "Figure", handles: Sequence[Any], names: Sequence[str]) -> N
 
 
 def _svg(figure: "Figure", title: str) -> str:
-    import matplotlib  # noqa: PLC0415
+    import matplotlib
 
     file = io.StringIO()
     # text stays text, to be read aloud and searched; a fixed salt gives the same file each time

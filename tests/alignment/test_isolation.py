@@ -87,7 +87,10 @@ class WithItsOwn(Plain):
 def test_the_loss_is_the_modules_own_then_the_users_then_the_training_step():
     batch = next(iter(mixture().target_probes(0))).batch
     own, plain = WithItsOwn(), Plain()
-    given = lambda module, batch: module.loss(batch) * 3  # noqa: E731
+
+    def given(module, batch):
+        return module.loss(batch) * 3
+
     assert torch.equal(find_loss(own, given)(own, batch), own.loss(batch) * 2)
     assert torch.equal(find_loss(plain, given)(plain, batch), plain.loss(batch) * 3)
     with isolated(plain):

@@ -67,7 +67,7 @@ def tokenizers_library() -> ModuleType:
         ImportError: If it is not installed; names the extra that has it.
     """
     try:
-        import tokenizers  # noqa: PLC0415
+        import tokenizers
     except ImportError as error:
         raise ImportError("Text needs the `tokenizers` library: pip install 'lightning-dga[text]'") from error
     return tokenizers
