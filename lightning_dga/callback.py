@@ -15,8 +15,9 @@ from lightning_dga.alignment import (
     ESTIMATORS,
     Estimator,
     LossFunction,
-    ProbeBatch,
+    Measurement,
     ProbeLoss,
+    Probes,
     find_loss,
     isolated,
     uses_training_step,
@@ -52,12 +53,8 @@ class Mixture(Protocol):
         """Changes the weights."""
         ...
 
-    def target_probes(self, update: int) -> Iterator[ProbeBatch]:
-        """This process's target samples for an update."""
-        ...
-
-    def domain_probes(self, update: int, size: int) -> Iterator[ProbeBatch]:
-        """This process's samples of the domains for an update."""
+    def probes(self, update: int, size: int) -> Probes:
+        """The samples for an update, ``size`` of each domain."""
         ...
 
 
@@ -276,13 +273,15 @@ class DynamicGradientAlignment(Callback):
                 scale=float(scaler.get_scale()) if scaler is not None else 1.0,
                 transfer=lambda batch: _transfer(trainer, pl_module, batch),
             )
-            return self.estimator.estimate(
-                loss,
-                parameters=[p for p in pl_module.parameters() if p.requires_grad],
-                target=mixture.target_probes(update),
-                domains=mixture.domain_probes(update, self.probe_batch_size),
-                num_domains=len(mixture.domain_names),
-                step=step,
+            return self.estimator.measure(
+                Measurement(
+                    pl_module,
+                    loss,
+                    parameters=[p for p in pl_module.parameters() if p.requires_grad],
+                    probes=mixture.probes(update, self.probe_batch_size),
+                    num_domains=len(mixture.domain_names),
+                    step=step,
+                )
             )
 
     def _log(self, trainer: Any, mixture: Mixture) -> None:

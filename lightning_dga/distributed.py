@@ -3,16 +3,28 @@
 With W data-parallel processes an update moves P + k numbers: one sum of the target gradient, after which
 ``<mean_r g_i^r, G> = mean_r <g_i^r, G>`` lets each process take its dots locally, and one packed sum of the k results.
 Averaging the dots with each process's own target gradient instead is a different, wrong quantity.
+
+Where parameters are sharded (FSDP2's DTensors) a process holds its part of the target gradient, and multiplies parts.
 """
+
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+if dist.is_available():
+    from torch.distributed.tensor import DTensor
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
 
 def is_distributed() -> bool:
     """Whether this process is one of several that train together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return world_size() > 1
 
 
 def sum_over_processes_(tensor: Tensor) -> Tensor:
@@ -36,3 +48,34 @@ def leave_together() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def is_sharded(parameters: Iterable[Tensor]) -> bool:
+    """Whether any parameter is spread over processes, so that a backward pass sums over them by itself."""
+    return dist.is_available() and any(isinstance(parameter, DTensor) for parameter in parameters)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: all of it, where it is not spread over processes."""
+    return tensor.to_local() if dist.is_available() and isinstance(tensor, DTensor) else tensor
+
+
+def holders(tensor: Tensor) -> int:
+    """How many processes hold the part of a tensor that this one holds."""
+    if not (dist.is_available() and isinstance(tensor, DTensor)):
+        return world_size()
+    parts = 1
+    for dimension, placement in enumerate(tensor.placements):
+        parts *= tensor.device_mesh.size(dimension) if placement.is_shard() else 1
+    return world_size() // parts
+
+
+def gathered(part: Tensor, like: Tensor) -> Tensor:
+    """The whole tensor that this is a part of, spread as ``like`` is; every process of its mesh must call it."""
+    if not (dist.is_available() and isinstance(like, DTensor)):
+        return part.view(like.shape)
+    own = part.view(like.to_local().shape)
+    whole = DTensor.from_local(
+        own, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+    return whole.full_tensor()

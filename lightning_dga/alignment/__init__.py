@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from lightning_dga.alignment.backward import Backward
-from lightning_dga.alignment.estimator import Estimator, ProbeBatch
+from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
 from lightning_dga.alignment.gradient import FlatGradient
 from lightning_dga.alignment.isolation import isolated
-from lightning_dga.alignment.loss import LossFunction, ProbeLoss, find_loss, uses_training_step
+from lightning_dga.alignment.loss import LossFunction, MeanLossError, ProbeLoss, find_loss, uses_training_step
+from lightning_dga.alignment.probes import ProbeBatch, Probes
 
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "auto": Backward,
@@ -17,10 +18,15 @@ __all__ = [
     "ESTIMATORS",
     "Backward",
     "Estimator",
+    "EstimatorRefusal",
     "FlatGradient",
     "LossFunction",
+    "MeanLossError",
+    "Measurement",
+    "Preconditioner",
     "ProbeBatch",
     "ProbeLoss",
+    "Probes",
     "find_loss",
     "isolated",
     "uses_training_step",

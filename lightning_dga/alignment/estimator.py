@@ -1,58 +1,59 @@
 """What every alignment estimator takes and gives."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_dga.alignment.loss import ProbeLoss
+from lightning_dga.alignment.probes import Probes
 from lightning_dga.alignments import Alignments
 
+Preconditioner = Callable[[nn.Parameter], Tensor | None]
 
-class ProbeBatch(Protocol):
-    """Samples of one domain (or of the target set), collated."""
 
-    @property
-    def domain(self) -> int:
-        """Index of the domain."""
-        ...
+@dataclass(frozen=True)
+class Measurement:
+    """What is to be measured, at the parameters' present values.
 
-    @property
-    def count(self) -> int:
-        """Samples in the batch."""
-        ...
+    Attributes:
+        module: The model, in the mode that its probes run in.
+        loss: The loss of a probe batch.
+        parameters: The trainable parameters that alignments are taken over, each once, in the same order on every
+            process.
+        probes: The samples.
+        num_domains: k.
+        step: Optimizer steps done.
+        bystanders: The other trainable parameters.
+        preconditioner: Gives the diagonal that a parameter's gradients are multiplied with, ``None`` for ones. The
+            alignment is then ``<grad L_i, D grad L_target>``.
+    """
 
-    @property
-    def batch(self) -> Any:
-        """What the loss takes."""
-        ...
+    module: nn.Module
+    loss: ProbeLoss
+    parameters: Sequence[nn.Parameter]
+    probes: Probes
+    num_domains: int
+    step: int
+    bystanders: Sequence[nn.Parameter] = ()
+    preconditioner: Preconditioner | None = None
 
 
 class Estimator(Protocol):
-    """Measures alignments of k domains with the target set."""
+    """Measures the alignments of k domains with the target set on probe batches."""
 
-    def estimate(
-        self,
-        loss: ProbeLoss,
-        parameters: Sequence[nn.Parameter],
-        target: Iterable[ProbeBatch],
-        domains: Iterable[ProbeBatch],
-        num_domains: int,
-        step: int,
-    ) -> Alignments | None:
-        """Measures all alignments at the parameters' present values.
-
-        Every process calls it, each with its share of the samples; each returns the same.
-
-        Args:
-            loss: The loss of a probe batch.
-            parameters: The trainable parameters, each once, in the same order on every process.
-            target: This process's share of the target samples.
-            domains: This process's share of the domains' samples, in any number of batches, each of one domain.
-            num_domains: k.
-            step: Optimizer steps done.
+    def measure(self, measurement: Measurement) -> Alignments | None:
+        """Measures all alignments; every process calls it, and each returns the same.
 
         Returns:
             The alignments, or ``None`` where the target gradient is not finite.
+
+        Raises:
+            EstimatorRefusal: If the model, its precision or its strategy is one that this estimator is not exact for.
         """
         ...
+
+
+class EstimatorRefusal(Exception):
+    """An estimator cannot be exact for this model; says why, and what can be done."""

@@ -62,8 +62,29 @@ class ProbeLoss:
 
         Raises:
             TypeError: If the loss is not a tensor.
-            ValueError: If it is neither a scalar nor one loss per sample.
+            ValueError: If it is neither a scalar nor one loss per sample, or depends on no trainable parameter.
         """
+        return self._measure(batch, with_graph=True).mean()
+
+    def of_samples(self, batch: Any, *, with_graph: bool = True) -> Tensor:
+        """The loss of each sample of a batch, ``[n]``, of at least float32; not scaled yet.
+
+        Args:
+            batch: Collated samples.
+            with_graph: Whether a backward pass will follow.
+
+        Raises:
+            MeanLossError: If the module gives only their mean.
+        """
+        losses = self._measure(batch, with_graph=with_graph)
+        if losses.ndim == 0:
+            raise MeanLossError(
+                f"{type(self._module).__name__} gives only the mean loss of a batch. Define `alignment_loss(batch)` on "
+                "it, or give the callback `loss_fn(pl_module, batch)`, that returns one loss per sample."
+            )
+        return losses
+
+    def _measure(self, batch: Any, *, with_graph: bool) -> Tensor:
         batch = self._transfer(batch)
         with self._forward_context():
             loss = self._loss(self._module, batch)
@@ -72,10 +93,14 @@ class ProbeLoss:
                 f"The loss to align is a {type(loss).__name__}, expected a tensor. Define `alignment_loss(batch)` on "
                 f"{type(self._module).__name__}, or give the callback `loss_fn(pl_module, batch)`."
             )
-        if loss.ndim > 1 or not loss.requires_grad:
+        if loss.ndim > 1 or (with_graph and not loss.requires_grad):
             what = f"has shape {tuple(loss.shape)}" if loss.ndim > 1 else "does not depend on any trainable parameter"
             raise ValueError(f"The loss to align {what}; return a scalar mean or one loss per sample, with its graph.")
-        return loss.double().mean() if loss.dtype.itemsize == 8 else loss.float().mean()
+        return loss.double() if loss.dtype.itemsize == 8 else loss.float()
+
+
+class MeanLossError(ValueError):
+    """One loss per sample is needed, and the module gives their mean."""
 
 
 def _alignment_loss(module: Any, batch: Any) -> Tensor:

@@ -4,7 +4,7 @@ from lightning_dga.data.composition import Composition, Draw
 from lightning_dga.data.datamodule import MixtureDataModule
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.loader import BatchInfo, MixtureLoader
-from lightning_dga.data.probes import Probe, ProbeReader
+from lightning_dga.data.probes import Probe, ProbeReader, Probes
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, ShuffledOrder, Sources
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "MixtureLoader",
     "Probe",
     "ProbeReader",
+    "Probes",
     "ShuffledOrder",
     "Sources",
 ]

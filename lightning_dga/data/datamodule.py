@@ -1,6 +1,6 @@
 """The data module: owns the mixture's weights and streams the batches that they ask for."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MethodType
 from typing import Any
 
@@ -14,7 +14,7 @@ from typing_extensions import override
 from lightning_dga._lightning import LightningDataModule
 from lightning_dga.data.composition import Composition
 from lightning_dga.data.loader import BatchInfo, MixtureLoader
-from lightning_dga.data.probes import Probe, ProbeReader
+from lightning_dga.data.probes import ProbeReader, Probes
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, Sources
 from lightning_dga.weights import WeightsLike, as_weights
 
@@ -182,13 +182,10 @@ class MixtureDataModule(LightningDataModule):
         sizes = torch.from_numpy(self._sources.sizes).double()
         return torch.where(sizes > 0, self.samples_seen / sizes, torch.nan)
 
-    def target_probes(self, update: int) -> Iterator[Probe]:
-        """This process's share of the target samples of an update; together they are ``target_batch_size``."""
-        return self._probe_reader().target(update, self.target_batch_size, *self._rank_and_world_size())
-
-    def domain_probes(self, update: int, size: int) -> Iterator[Probe]:
-        """This process's share of ``size`` samples of every domain, for an update."""
-        return self._probe_reader().domains(update, size, *self._rank_and_world_size())
+    def probes(self, update: int, size: int) -> Probes:
+        """This process's share of the probes of an update: ``size`` samples of every domain, and target samples."""
+        rank, world_size = self._rank_and_world_size()
+        return Probes(self._probe_reader(), update, size, self.target_batch_size, rank, world_size)
 
     @override
     def train_dataloader(self) -> MixtureLoader:

@@ -5,8 +5,8 @@ own, so that they take nothing from the stream. Sizes are totals over all proces
 measurement costs each the less the more there are.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,23 +17,24 @@ from lightning_dga.data.sources import ShuffledOrder, Sources, iter_streams
 _PROBES, _TARGET = 1, 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probe:
-    """Samples of one domain, collated.
+    """Samples that alignments are measured on, collated.
 
     Attributes:
-        domain: Index of the domain; -1 for the target set.
-        count: Samples in the batch.
+        domains: Domain of each sample, ``[n]`` int64; -1 for a sample of the target set, and for one that only fills a
+            batch up and is not to be counted.
+        indices: Index of each sample within its domain, ``[n]`` int64.
         batch: What the user's ``collate_fn`` made of them.
     """
 
-    domain: int
-    count: int
+    domains: NDArray[np.int64]
+    indices: NDArray[np.int64]
     batch: Any
 
 
 class ProbeReader:
-    """Reads the probes of one update; a pure function of the update's number, so that nothing has to be saved.
+    """Reads the probes of an update; a pure function of the update's number, so that nothing has to be saved.
 
     Args:
         domains: The training domains.
@@ -46,31 +47,77 @@ class ProbeReader:
     def __init__(
         self, domains: Sources, target: Sources, collate_fn: Callable[[list[Any]], Any], *, seed: int, most: int
     ) -> None:
-        self._domains = _Reader(domains, ShuffledOrder(domains.sizes, seed, _PROBES))
-        self._target = _Reader(target, ShuffledOrder(target.sizes, seed, _TARGET))
-        self._collate = collate_fn
-        self._most = most
+        self.domains = _Reader(domains, ShuffledOrder(domains.sizes, seed, _PROBES))
+        self.target = _Reader(target, ShuffledOrder(target.sizes, seed, _TARGET))
+        self.collate = collate_fn
+        self.most = most
 
-    def target(self, update: int, size: int, rank: int = 0, world_size: int = 1) -> Iterator[Probe]:
-        """This process's share of the ``size`` target samples of an update."""
-        for probe in self._probes(self._target, update, size, rank, world_size):
-            yield Probe(-1, probe.count, probe.batch)
 
-    def domains(self, update: int, size: int, rank: int = 0, world_size: int = 1) -> Iterator[Probe]:
-        """This process's share of ``size`` samples of each domain (all of it, where a domain is smaller)."""
-        yield from self._probes(self._domains, update, size, rank, world_size)
+@dataclass(frozen=True)
+class Probes:
+    """The probes of one update, as one process reads them.
 
-    def _probes(self, reader: "_Reader", update: int, size: int, rank: int, world_size: int) -> Iterator[Probe]:
-        sizes = reader.sizes
-        each = np.where(sizes > 0, np.minimum(sizes, size), size)
-        stops = np.cumsum(each)
-        first, last = (int(stops[-1]) * share // world_size for share in (rank, rank + 1))
-        flat = np.arange(first, last)
-        domains = np.searchsorted(stops, flat, side="right")
-        positions = update * each[domains] + flat - (stops - each)[domains]
-        for start, stop in _runs(domains, self._most):
-            samples = reader.read(domains[start:stop], positions[start:stop])
-            yield Probe(int(domains[start]), stop - start, self._collate(samples))
+    Args:
+        reader: Reads them.
+        update: Number of the update.
+        size: Samples of each domain over all processes (all of a domain, where it is smaller).
+        target_size: Samples of the target set over all processes.
+        rank: Which share is this process's.
+        world_size: How many processes share them.
+    """
+
+    reader: ProbeReader
+    update: int
+    size: int
+    target_size: int
+    rank: int = 0
+    world_size: int = 1
+
+    def target(self) -> Iterator[Probe]:
+        """This process's share of the target samples."""
+        for probe in self._by_domain(self.reader.target, self.target_size, None):
+            yield replace(probe, domains=np.full_like(probe.domains, -1))
+
+    def by_domain(self, only: Sequence[int] | None = None) -> Iterator[Probe]:
+        """This process's share of the domains' samples, in batches of one domain each.
+
+        Args:
+            only: The domains to read; all if not given.
+        """
+        return self._by_domain(self.reader.domains, self.size, only)
+
+    def mixed(self, only: Sequence[int] | None = None) -> Iterator[Probe]:
+        """This process's share of the domains' samples, in batches of many domains, as many on every process.
+
+        Where the samples do not divide evenly, the last processes repeat one that is marked as not to be counted.
+
+        Args:
+            only: The domains to read; all if not given.
+        """
+        reader = self.reader.domains
+        domains, positions = _flat(reader.sizes, self.size, self.update, only)
+        share = -(-len(domains) // self.world_size)
+        own = np.arange(self.rank * share, (self.rank + 1) * share)
+        counted, own = own < len(domains), np.minimum(own, len(domains) - 1)
+        for start in range(0, share, self.reader.most):
+            part = own[start : start + self.reader.most]
+            probe = self._probe(reader, domains[part], positions[part], self.update * self.size)
+            yield replace(probe, domains=np.where(counted[start : start + len(part)], probe.domains, -1))
+
+    def whole(self) -> "Probes":
+        """The same probes, all of them read by this process."""
+        return replace(self, rank=0, world_size=1)
+
+    def _by_domain(self, reader: "_Reader", size: int, only: Sequence[int] | None) -> Iterator[Probe]:
+        domains, positions = _flat(reader.sizes, size, self.update, only)
+        first, last = (len(domains) * share // self.world_size for share in (self.rank, self.rank + 1))
+        domains, positions = domains[first:last], positions[first:last]
+        for start, stop in _runs(domains, self.reader.most):
+            yield self._probe(reader, domains[start:stop], positions[start:stop], self.update * size)
+
+    def _probe(self, reader: "_Reader", domains: NDArray[np.int64], positions: NDArray[np.int64], first: int) -> Probe:
+        indices, samples = reader.read(domains, positions, first)
+        return Probe(domains, indices, self.reader.collate(samples))
 
 
 class _Reader:
@@ -82,16 +129,31 @@ class _Reader:
         self._order = order
         self._streams = dict(iter_streams(sources))
 
-    def read(self, domains: NDArray[np.int64], positions: NDArray[np.int64]) -> list[Any]:
+    def read(
+        self, domains: NDArray[np.int64], positions: NDArray[np.int64], first: int
+    ) -> tuple[NDArray[np.int64], list[Any]]:
+        """Indices and samples; of a stream, what lies before position ``first`` will not be asked for again."""
         indices = self._order.indices(domains, positions)
-        return [self._one(int(domain), int(index)) for domain, index in zip(domains, indices, strict=True)]
+        for domain in set(domains.tolist()) & self._streams.keys():
+            self._streams[domain].release(first)
+        return indices, [self._one(int(domain), int(index)) for domain, index in zip(domains, indices, strict=True)]
 
     def _one(self, domain: int, index: int) -> Any:
-        if domain not in self._streams:
-            return self._sources.read(domain, index)
-        stream = self._streams[domain]
-        stream.release(index)
-        return stream.get(index)
+        stream = self._streams.get(domain)
+        return self._sources.read(domain, index) if stream is None else stream.get(index)
+
+
+def _flat(
+    sizes: NDArray[np.int64], size: int, update: int, only: Sequence[int] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Domain and position of all samples of an update, domain after domain."""
+    each = np.where(sizes > 0, np.minimum(sizes, size), size)
+    domains = np.repeat(np.arange(len(sizes)), each)
+    positions = update * each[domains] + np.arange(len(domains)) - (np.cumsum(each) - each)[domains]
+    if only is None:
+        return domains, positions
+    wanted = np.isin(domains, np.asarray(only, dtype=np.int64))
+    return domains[wanted], positions[wanted]
 
 
 def _runs(domains: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:

@@ -22,8 +22,9 @@ def gradient(model, loss, batches):
 
 def alignments(model, loss, datamodule, update, size, k):
     """``[k]`` alignments of one process, of the same probes that the callback draws for an update."""
-    target = gradient(model, loss, [(probe.count, probe.batch) for probe in datamodule.target_probes(update)])
+    probes = datamodule.probes(update, size)
+    target = gradient(model, loss, [(len(probe.domains), probe.batch) for probe in probes.target()])
     by_domain = {i: [] for i in range(k)}
-    for probe in datamodule.domain_probes(update, size):
-        by_domain[probe.domain].append((probe.count, probe.batch))
+    for probe in probes.by_domain():
+        by_domain[int(probe.domains[0])].append((len(probe.domains), probe.batch))
     return torch.stack([gradient(model, loss, by_domain[i]) @ target for i in range(k)])

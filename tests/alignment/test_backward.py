@@ -1,23 +1,29 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from lightning_dga.alignment import Backward, FlatGradient, ProbeLoss
-from lightning_dga.data import Probe
+from lightning_dga.alignment import Backward, FlatGradient, Measurement, ProbeLoss
 from tests.alignment.reference import alignments as reference
 from tests.toys import Plain, mixture
 
 
 def estimate(model, datamodule, size=3, update=0, **loss_settings):
     loss = ProbeLoss(model.eval(), lambda module, batch: module.loss(batch), **loss_settings)
-    return Backward().estimate(
-        loss,
-        parameters=[p for p in model.parameters() if p.requires_grad],
-        target=datamodule.target_probes(update),
-        domains=datamodule.domain_probes(update, size),
-        num_domains=len(datamodule.domain_names),
-        step=1,
-    )
+    return measure(model, loss, datamodule.probes(update, size))
+
+
+def measure(model, loss, probes):
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return Backward().measure(Measurement(model, loss, parameters, probes, num_domains=3, step=1))
+
+
+class Given:
+    """Probes as they are given."""
+
+    def __init__(self, target, domains):
+        self.target, self.by_domain = (lambda: iter(target)), (lambda: iter(domains))
 
 
 def expected(model, datamodule, size=3, update=0):
@@ -36,12 +42,10 @@ def test_it_equals_the_float64_reference(norm, size):
 def test_losses_and_the_target_are_reported():
     model, data = Plain(), mixture()
     found = estimate(model, data)
-    for domain, probe in enumerate(data.domain_probes(0, 3)):
+    for domain, probe in enumerate(data.probes(0, 3).by_domain()):
         assert found.losses[domain].item() == pytest.approx(model.loss(probe.batch).item(), rel=1e-5)
-    batches = list(data.target_probes(0))
-    mean = sum(probe.count * model.loss(probe.batch).item() for probe in batches) / sum(
-        probe.count for probe in batches
-    )
+    batches = list(data.probes(0, 3).target())
+    mean = sum(len(p.domains) * model.loss(p.batch).item() for p in batches) / sum(len(p.domains) for p in batches)
     assert found.target_loss == pytest.approx(mean, rel=1e-5)
 
 
@@ -73,9 +77,7 @@ def test_a_loss_per_sample_and_its_mean_are_the_same():
     model, data = Plain(), mixture()
     found = estimate(model, data)
     per_sample = ProbeLoss(model, lambda module, batch: ((module.layers(batch[0]) - batch[1]) ** 2).squeeze(1))
-    again = Backward().estimate(
-        per_sample, list(model.parameters()), data.target_probes(0), data.domain_probes(0, 3), 3, 1
-    )
+    again = measure(model, per_sample, data.probes(0, 3))
     torch.testing.assert_close(again.values, found.values)
 
 
@@ -96,10 +98,10 @@ def test_gradients_of_the_user_are_not_touched():
 
 def test_a_domain_whose_gradient_is_not_finite_is_left_out():
     model, data = Plain(), mixture()
-    probes = list(data.domain_probes(0, 3))
+    probes = list(data.probes(0, 3).by_domain())
     probes[1].batch[0][0, 0] = float("inf")
     loss = ProbeLoss(model, lambda module, batch: module.loss(batch))
-    found = Backward().estimate(loss, list(model.parameters()), data.target_probes(0), probes, 3, 1)
+    found = measure(model, loss, Given(data.probes(0, 3).target(), probes))
     assert found.counts.tolist() == [3, 0, 3]
     assert found.measured.tolist() == [True, False, True]
     assert found.values.isnan().tolist() == [False, True, False]
@@ -108,9 +110,10 @@ def test_a_domain_whose_gradient_is_not_finite_is_left_out():
 
 def test_a_target_gradient_that_is_not_finite_gives_nothing():
     model, data = Plain(), mixture()
-    target = [Probe(-1, p.count, [p.batch[0] * float("nan"), *p.batch[1:]]) for p in data.target_probes(0)]
+    probes = data.probes(0, 3)
+    target = [replace(p, batch=[p.batch[0] * float("nan"), *p.batch[1:]]) for p in probes.target()]
     loss = ProbeLoss(model, lambda module, batch: module.loss(batch))
-    assert Backward().estimate(loss, list(model.parameters()), target, data.domain_probes(0, 3), 3, 1) is None
+    assert measure(model, loss, Given(target, probes.by_domain())) is None
 
 
 def test_half_precision_parameters_get_a_float32_gradient():
@@ -129,7 +132,7 @@ def test_half_precision_parameters_get_a_float32_gradient():
 def test_what_is_no_loss_is_named(loss, error, message):
     model, data = Plain(), mixture()
     with pytest.raises(error, match=message):
-        ProbeLoss(model, loss)(next(iter(data.target_probes(0))).batch)
+        ProbeLoss(model, loss)(next(data.probes(0, 3).target()).batch)
 
 
 def test_only_one_gradient_is_held_however_many_domains_there_are():

@@ -33,7 +33,7 @@ def same(a, b):
 
 
 def test_a_training_step_leaves_nothing_behind():
-    module, batch = Plain(dropout=0.3, norm=True), next(iter(mixture().target_probes(0))).batch
+    module, batch = Plain(dropout=0.3, norm=True), next(iter(mixture().probes(0, 3).target())).batch
     module.layers[2].eval()  # a mode of its own must survive as well
     seen, by_kind = module.seen, module.by_kind
     module.seen.append(torch.zeros(2))
@@ -85,7 +85,7 @@ class WithItsOwn(Plain):
 
 
 def test_the_loss_is_the_modules_own_then_the_users_then_the_training_step():
-    batch = next(iter(mixture().target_probes(0))).batch
+    batch = next(iter(mixture().probes(0, 3).target())).batch
     own, plain = WithItsOwn(), Plain()
 
     def given(module, batch):
@@ -103,5 +103,5 @@ def test_a_training_step_may_return_a_dict_and_take_no_index():
         def training_step(self, batch):
             return {"loss": self.loss(batch), "other": 1}
 
-    module, batch = Dict(), next(iter(mixture().target_probes(0))).batch
+    module, batch = Dict(), next(iter(mixture().probes(0, 3).target())).batch
     assert torch.equal(find_loss(module)(module, batch), module.loss(batch))

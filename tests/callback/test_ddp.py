@@ -73,10 +73,12 @@ def test_averaging_the_processes_own_products_would_be_another_number(tmp_path):
 
     for rank in range(2):
         data._rank_and_world_size = lambda rank=rank: (rank, 2)
-        target = gradient(module, lambda m, b: m.loss(b), [(p.count, p.batch) for p in data.target_probes(0)])
+        target = gradient(
+            module, lambda m, b: m.loss(b), [(len(p.domains), p.batch) for p in data.probes(0, 5).target()]
+        )
         domains = {i: [] for i in range(3)}
-        for probe in data.domain_probes(0, 5):
-            domains[probe.domain].append((probe.count, probe.batch))
+        for probe in data.probes(0, 5).by_domain():
+            domains[int(probe.domains[0])].append((len(probe.domains), probe.batch))
         wrong.append({i: gradient(module, lambda m, b: m.loss(b), own) @ target for i, own in domains.items() if own})
     for i in range(3):
         values = [products[i] for products in wrong if i in products]
@@ -98,10 +100,10 @@ def test_the_processes_share_the_probes_and_not_repeat_them(tmp_path):
     shares = []
     for rank in range(3):
         data._rank_and_world_size = lambda rank=rank: (rank, 3)
-        shares.append([tuple(number) for probe in data.domain_probes(0, 5) for number in probe.batch[2].tolist()])
+        shares.append([tuple(number) for probe in data.probes(0, 5).by_domain() for number in probe.batch[2].tolist()])
     assert [len(share) for share in shares] == [5, 5, 5]
     data._rank_and_world_size = lambda: (0, 1)
-    assert sum(shares, []) == [tuple(n) for probe in data.domain_probes(0, 5) for n in probe.batch[2].tolist()]
+    assert sum(shares, []) == [tuple(n) for probe in data.probes(0, 5).by_domain() for n in probe.batch[2].tolist()]
 
 
 def test_more_processes_than_probes(tmp_path):

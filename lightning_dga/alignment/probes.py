@@ -1,0 +1,46 @@
+"""What alignments are measured on, as every estimator asks for it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ProbeBatch(Protocol):
+    """Collated samples of domains or of the target set."""
+
+    @property
+    def domains(self) -> NDArray[np.int64]:
+        """Domain of each sample, ``[n]``; -1 for one of the target set, and for one that is not to be counted."""
+        ...
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """Index of each sample within its domain, ``[n]``."""
+        ...
+
+    @property
+    def batch(self) -> Any:
+        """What the loss takes."""
+        ...
+
+
+class Probes(Protocol):
+    """The samples of one measurement. Each method may be called again, and gives the same samples again."""
+
+    def target(self) -> Iterator[ProbeBatch]:
+        """This process's share of the target samples."""
+        ...
+
+    def by_domain(self, only: Sequence[int] | None = None) -> Iterator[ProbeBatch]:
+        """This process's share of the domains' samples (of ``only`` these, if given), one domain in each batch."""
+        ...
+
+    def mixed(self, only: Sequence[int] | None = None) -> Iterator[ProbeBatch]:
+        """The same share in batches of many domains, of which every process has as many."""
+        ...
+
+    def whole(self) -> "Probes":
+        """The same samples, all of them read by this process."""
+        ...

@@ -1,0 +1,50 @@
+"""Sums of inner products and losses by domain, over the samples of all processes."""
+
+import torch
+from torch import Tensor
+
+from lightning_dga.alignment.target import TargetGradient
+from lightning_dga.alignments import Alignments
+from lightning_dga.distributed import sum_over_processes_
+
+
+class DomainSums:
+    """Collects what was measured on samples, and makes one alignment of each domain's.
+
+    A domain with a value that is not finite, on any process, is left out on all of them.
+
+    Args:
+        target: The target gradient.
+        num_domains: k.
+    """
+
+    def __init__(self, target: TargetGradient, num_domains: int) -> None:
+        self._target = target
+        # dots, losses, counts, and how often a domain was refused
+        self._sums = target.gradient.accumulator(4, num_domains)
+
+    def add(self, domains: Tensor, dots: Tensor, losses: Tensor, counts: Tensor) -> None:
+        """Adds rows, each of one or more samples of a domain.
+
+        Args:
+            domains: Domain of each row, ``[n]`` int64; a row of domain -1 is not counted.
+            dots: Mean over the row's samples of the inner product with the target gradient, ``[n]``.
+            losses: Mean loss of the row's samples, ``[n]``.
+            counts: Samples in each row, ``[n]``; may be fractions, where several processes measure the same samples.
+        """
+        sums = self._sums
+        domains, dots, losses, counts = (part.detach().to(sums.device) for part in (domains, dots, losses, counts))
+        counted = domains >= 0
+        dots, losses, counts = (part.to(sums.dtype)[counted] for part in (dots, losses, counts))
+        rows = torch.stack([dots * counts, losses * counts, counts, torch.zeros_like(counts)])
+        refusal = torch.zeros_like(rows)
+        refusal[3] = 1
+        sums.index_add_(1, domains[counted], torch.where(rows.isfinite().all(0), rows, refusal))
+
+    def alignments(self, step: int) -> Alignments:
+        """The alignments over all processes, by one collective of 4 k numbers."""
+        dots, losses, counts, refused = sum_over_processes_(self._sums)
+        counts = torch.where(refused > 0, torch.zeros_like(counts), counts)
+        return Alignments.from_sums(
+            dots, losses, counts, target_loss=self._target.loss, target_norm=self._target.norm, step=step
+        )
