@@ -11,9 +11,10 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 if dist.is_available():
+    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
 
@@ -58,6 +59,13 @@ def is_sharded(parameters: Iterable[Tensor]) -> bool:
 def local_part(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: all of it, where it is not spread over processes."""
     return tensor.to_local() if dist.is_available() and isinstance(tensor, DTensor) else tensor
+
+
+def reshard(module: nn.Module) -> None:
+    """Makes FSDP2 drop what it gathered of the parameters, which is stale once they are changed by hand."""
+    for child in module.modules():
+        if dist.is_available() and isinstance(child, FSDPModule):
+            child.reshard()
 
 
 def holders(tensor: Tensor) -> int:

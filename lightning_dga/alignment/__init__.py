@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lightning_dga.alignment.backward import Backward
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
+from lightning_dga.alignment.finite_difference import FiniteDifference
 from lightning_dga.alignment.gradient import FlatGradient
 from lightning_dga.alignment.isolation import isolated
 from lightning_dga.alignment.loss import LossFunction, MeanLossError, ProbeLoss, find_loss, uses_training_step
@@ -12,6 +13,7 @@ from lightning_dga.alignment.probes import ProbeBatch, Probes
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "auto": Backward,
     "backward": Backward,
+    "finite_difference": FiniteDifference,
 }
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "Backward",
     "Estimator",
     "EstimatorRefusal",
+    "FiniteDifference",
     "FlatGradient",
     "LossFunction",
     "MeanLossError",

@@ -57,14 +57,18 @@ class ProbeLoss:
         self._forward_context = forward_context
         self._transfer = transfer
 
-    def __call__(self, batch: Any) -> Tensor:
-        """The mean loss of a batch, a scalar of at least float32, with its graph; not scaled yet.
+    def __call__(self, batch: Any, *, with_graph: bool = True) -> Tensor:
+        """The mean loss of a batch, a scalar of at least float32; not scaled yet.
+
+        Args:
+            batch: Collated samples.
+            with_graph: Whether a backward pass will follow.
 
         Raises:
             TypeError: If the loss is not a tensor.
             ValueError: If it is neither a scalar nor one loss per sample, or depends on no trainable parameter.
         """
-        return self._measure(batch, with_graph=True).mean()
+        return self._measure(batch, with_graph=with_graph).mean()
 
     def of_samples(self, batch: Any, *, with_graph: bool = True) -> Tensor:
         """The loss of each sample of a batch, ``[n]``, of at least float32; not scaled yet.
