@@ -1,6 +1,6 @@
 """What an alignment pass measured: the one value that the estimators hand to the rules."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ class Alignments:
         target_loss: Mean loss of the target batch.
         target_norm: Euclidean norm of the target gradient.
         step: Optimizer steps that were done when it was measured.
+        ages: How many measurements ago each domain's entries were taken, ``[k]`` int64. 0 unless they are carried over
+            from an earlier one (:meth:`carrying`).
     """
 
     values: Tensor
@@ -30,11 +32,29 @@ class Alignments:
     target_loss: float
     target_norm: float
     step: int
+    ages: Tensor = None  # type: ignore[assignment]  # zeros, filled in below
+
+    def __post_init__(self) -> None:
+        if self.ages is None:
+            object.__setattr__(self, "ages", torch.zeros_like(self.counts))
 
     @property
     def measured(self) -> Tensor:
         """Which domains have an alignment, ``[k]`` bool."""
         return self.counts > 0
+
+    def carrying(self, earlier: "Alignments | None") -> "Alignments":
+        """These alignments, with an earlier measurement's entries where a domain was not measured now."""
+        ages = torch.where(self.measured, 0, (earlier.ages if earlier is not None else torch.zeros_like(self.ages)) + 1)
+        if earlier is None:
+            return replace(self, ages=ages)
+        return replace(
+            self,
+            values=torch.where(self.measured, self.values, earlier.values),
+            counts=torch.where(self.measured, self.counts, earlier.counts),
+            losses=torch.where(self.measured, self.losses, earlier.losses),
+            ages=ages,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The fields as tensors and numbers, so that ``torch.load(weights_only=True)`` reads them."""
@@ -45,6 +65,7 @@ class Alignments:
             "target_loss": self.target_loss,
             "target_norm": self.target_norm,
             "step": self.step,
+            "ages": self.ages.clone(),
         }
 
     @classmethod

@@ -1,61 +1,35 @@
 """The callback: when to align, what is logged, what is checkpointed. The only room that knows a Trainer's loops."""
 
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_dga._lightning import Callback, DummyLogger, MisconfigurationException, rank_zero_warn
+from lightning_dga._lightning import Callback, MisconfigurationException, rank_zero_warn
 from lightning_dga.alignment import (
     ESTIMATORS,
+    Auto,
     Estimator,
     LossFunction,
-    Measurement,
-    ProbeLoss,
-    Probes,
+    StepEstimator,
     find_loss,
-    isolated,
     uses_training_step,
 )
 from lightning_dga.alignments import Alignments
+from lightning_dga.averages import AlignmentAverages
 from lightning_dga.distributed import from_first_process
+from lightning_dga.measuring import Measurer, Settings
+from lightning_dga.mixture import Mixture
 from lightning_dga.reweighting import Rule, RuleState, make_rule
 
 _STATE_FORMAT = 1
 _LOGGED_DOMAINS = 64
-
-
-@runtime_checkable
-class Mixture(Protocol):
-    """What the callback asks of a data module; :class:`~lightning_dga.MixtureDataModule` has it."""
-
-    @property
-    def domain_names(self) -> tuple[str, ...]:
-        """The k domain names."""
-        ...
-
-    @property
-    def weights(self) -> Tensor:
-        """The newest weights, ``[k]`` float64."""
-        ...
-
-    @property
-    def weights_version(self) -> int:
-        """How often the weights have been set."""
-        ...
-
-    def set_weights(self, weights: Tensor) -> None:
-        """Changes the weights."""
-        ...
-
-    def probes(self, update: int, size: int) -> Probes:
-        """The samples for an update, ``size`` of each domain."""
-        ...
+# of the moments that signal-to-noise is taken from, where the rule's own average has none
+_NOISE_EMA = 0.1
 
 
 @dataclass(frozen=True)
@@ -68,6 +42,8 @@ class _Progress:
     weights_version: int = 0
     rule: RuleState = field(default_factory=dict)
     alignments: Alignments | None = None
+    averages: AlignmentAverages = field(default_factory=AlignmentAverages)
+    estimator: str | None = None
     seconds: float = 0.0
 
 
@@ -87,12 +63,20 @@ class DynamicGradientAlignment(Callback):
             weights, as importance sampling has them.
         step_size: η of the rule; ``None`` takes the rule's default.
         ema: β of the rule, the share of the new weights in the moving average; ``None`` takes the rule's default.
-        estimator: How alignments are measured: ``"auto"``, ``"backward"``, or an
-            :class:`~lightning_dga.alignment.Estimator`.
+        estimator: How alignments are measured: ``"auto"`` (the cheapest that agrees with the reference on this model),
+            ``"in_step"``, ``"backward"`` (the reference), ``"batched"``, ``"finite_difference"``, or an
+            :class:`~lightning_dga.alignment.Estimator` or :class:`~lightning_dga.alignment.StepEstimator`.
         rule: How alignments become weights: ``"dga"``, ``"dga_paper"``, ``"static"`` (measures and never moves the
             weights), ``"uniform"``, or a :class:`~lightning_dga.reweighting.Rule` such as ``Importance(histogram)``.
         probe_batch_size: Samples of each domain for an alignment, over all processes together.
         loss_fn: ``loss_fn(pl_module, batch)``: a scalar mean, or one loss per sample.
+        parameters: A regular expression that the names of the parameters to align over must match somewhere, as
+            ``"lora_"`` or ``"^(?!.*embedding)"``; all trainable ones if not given.
+        preconditioner: ``"adam"`` multiplies the target gradient with the diagonal that the Adam or AdamW in use
+            divides by, so that an alignment is that of the optimizer's own step.
+        alignment_ema: Share of the newest alignments in the average that the rule sees; 1 shows it each as it is.
+        max_age: For estimators that take what a training step holds: after how many updates a domain that was in none
+            is probed.
 
     Attributes:
         alignments: The last :class:`~lightning_dga.alignments.Alignments`; ``None`` before the first.
@@ -114,12 +98,17 @@ class DynamicGradientAlignment(Callback):
         every_n_steps: int | None = 100,
         step_size: float | None = None,
         ema: float | None = None,
-        estimator: str | Estimator = "auto",
+        estimator: str | Estimator | StepEstimator | Auto = "auto",
         rule: str | Rule = "dga",
         probe_batch_size: int = 4,
         loss_fn: LossFunction | None = None,
+        parameters: str | None = None,
+        preconditioner: str | None = None,
+        alignment_ema: float = 1.0,
+        max_age: int = 20,
     ) -> None:
-        for name, value in {"every_n_steps": every_n_steps, "probe_batch_size": probe_batch_size}.items():
+        sizes = {"every_n_steps": every_n_steps, "probe_batch_size": probe_batch_size, "max_age": max_age}
+        for name, value in sizes.items():
             never = value is None and name == "every_n_steps"
             if not never and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
@@ -127,11 +116,23 @@ class DynamicGradientAlignment(Callback):
             raise ValueError(f"`estimator` {estimator!r} is unknown; choose one of {', '.join(sorted(ESTIMATORS))}.")
         if not isinstance(rule, str) and (step_size is not None or ema is not None):
             raise ValueError("`rule` is an object: give `step_size` and `ema` to the rule object.")
+        if preconditioner not in (None, "adam"):
+            raise ValueError(f"`preconditioner` must be 'adam' or None, got {preconditioner!r}.")
+        if not 0 < alignment_ema <= 1:
+            raise ValueError(f"`alignment_ema` must be in (0, 1], got {alignment_ema}; 1 switches the average off.")
+        try:
+            re.compile(parameters or "")
+        except re.error as error:
+            raise ValueError(f"`parameters` {parameters!r} is not a regular expression: {error}.") from error
         self.every_n_steps = every_n_steps
         self.probe_batch_size = probe_batch_size
-        self.estimator: Estimator = ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator
+        self.alignment_ema = alignment_ema
         self.rule: Rule = make_rule(rule, step_size=step_size, ema=ema) if isinstance(rule, str) else rule
         self._loss_fn = loss_fn
+        self._measurer = Measurer(
+            ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator,
+            Settings(probe_batch_size, loss_fn, parameters, preconditioner, max_age),
+        )
         self._progress = _Progress()
 
     @property
@@ -191,6 +192,25 @@ class DynamicGradientAlignment(Callback):
         if trainer.global_step < self._progress.step:
             # a new run, which counts its steps from the start, goes on with the mixture of the one before
             self._progress = replace(self._progress, step=trainer.global_step)
+        if self.every_n_steps is not None:
+            self._measurer.preferred = self._progress.estimator
+            self._measurer.prepare(trainer, pl_module, self._progress.updates, self.every_n_steps)
+
+    @override
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        progress, following = self._progress, trainer.global_step + 1
+        due = following > progress.step and self.should_update(following)
+        self._measurer.before_batch(
+            trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments, due=due
+        )
+
+    @override
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        self._measurer.before_backward(loss)
+
+    @override
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        self._measurer.after_backward()
 
     @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -199,26 +219,40 @@ class DynamicGradientAlignment(Callback):
             return
         started = time.perf_counter()
         mixture, progress = _mixture(trainer), self._progress
-        alignments = self._measure(trainer, pl_module, mixture, step)
-        weights, state = mixture.weights, progress.rule
+        alignments = self._measurer.measure(
+            trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments
+        )
+        weights, state, averages = mixture.weights, progress.rule, progress.averages
         if alignments is None:
             rank_zero_warn(f"The target gradient is not finite at step {step}; the mixture stays as it is.")
         else:
-            weights, state = self.rule.update(weights, alignments, state)
+            averages = averages.updated(alignments, self.alignment_ema if self.alignment_ema < 1 else _NOISE_EMA)
+            seen = averages.smoothed(alignments) if self.alignment_ema < 1 else alignments
+            weights, state = self.rule.update(weights, seen, state)
             weights = from_first_process(weights, pl_module.device)
         self._commit(
-            _Progress(
+            replace(
+                progress,
                 updates=progress.updates + 1,
                 step=step,
                 weights=weights,
-                weights_version=progress.weights_version,
                 rule=state,
                 alignments=alignments or progress.alignments,
-                seconds=progress.seconds + time.perf_counter() - started,
+                averages=averages,
+                estimator=self._measurer.chosen,
+                seconds=progress.seconds + self._measurer.take_seconds() + time.perf_counter() - started,
             ),
             mixture,
         )
         self._log(trainer, mixture)
+
+    @override
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._measurer.abandon()
+
+    @override
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._measurer.abandon()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -232,6 +266,8 @@ class DynamicGradientAlignment(Callback):
             "weights_version": progress.weights_version,
             "rule": progress.rule,
             "alignments": progress.alignments.state_dict() if progress.alignments is not None else None,
+            "averages": progress.averages.state_dict(),
+            "estimator": progress.estimator,
             "seconds": progress.seconds,
         }
 
@@ -250,6 +286,7 @@ class DynamicGradientAlignment(Callback):
         fields = {name: value for name, value in state_dict.items() if name != "format"}
         if fields["alignments"] is not None:
             fields["alignments"] = Alignments.from_state_dict(fields["alignments"])
+        fields["averages"] = AlignmentAverages(**fields.get("averages", {}))
         self._progress = _Progress(**fields)
 
     def _commit(self, progress: _Progress, mixture: Mixture) -> None:
@@ -261,28 +298,6 @@ class DynamicGradientAlignment(Callback):
         self._progress = replace(progress, weights_version=version)
         if changed:
             mixture.set_weights(weights)
-
-    def _measure(self, trainer: Any, pl_module: Any, mixture: Mixture, step: int) -> Alignments | None:
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        update = self._progress.updates
-        with isolated(pl_module), _loggers_muted(trainer):
-            loss = ProbeLoss(
-                pl_module,
-                find_loss(pl_module, self._loss_fn),
-                forward_context=trainer.precision_plugin.forward_context,
-                scale=float(scaler.get_scale()) if scaler is not None else 1.0,
-                transfer=lambda batch: _transfer(trainer, pl_module, batch),
-            )
-            return self.estimator.measure(
-                Measurement(
-                    pl_module,
-                    loss,
-                    parameters=[p for p in pl_module.parameters() if p.requires_grad],
-                    probes=mixture.probes(update, self.probe_batch_size),
-                    num_domains=len(mixture.domain_names),
-                    step=step,
-                )
-            )
 
     def _log(self, trainer: Any, mixture: Mixture) -> None:
         metrics = _metrics(mixture, self._progress)
@@ -300,6 +315,9 @@ def _metrics(mixture: Mixture, progress: _Progress) -> dict[str, float]:
     metrics |= {f"dga/weight/{mixture.domain_names[i]}": weights[i].item() for i in shown}
     if alignments is not None:
         metrics |= {f"dga/alignment/{mixture.domain_names[i]}": alignments.values[i].item() for i in shown}
+        noise = progress.averages.signal_to_noise
+        if noise is not None:
+            metrics |= {f"dga/signal_to_noise/{mixture.domain_names[i]}": noise[i].item() for i in shown}
         metrics |= {"dga/target_loss": alignments.target_loss, "dga/target_norm": alignments.target_norm}
     return metrics
 
@@ -322,21 +340,3 @@ def _check_strategy(trainer: Any) -> None:
             f"DynamicGradientAlignment does not know how {type(trainer.strategy).__name__} spreads a model over "
             "processes. Use one device or `strategy='ddp'`."
         )
-
-
-def _transfer(trainer: Any, pl_module: Any, batch: Any) -> Any:
-    """What the training loop does with a batch before the step."""
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-
-
-@contextmanager
-def _loggers_muted(trainer: Any) -> Iterator[None]:
-    """A ``training_step`` that writes to its logger directly writes to nobody."""
-    loggers = trainer.loggers
-    trainer.loggers = [DummyLogger() for _ in loggers]
-    try:
-        yield
-    finally:
-        trainer.loggers = loggers

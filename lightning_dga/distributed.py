@@ -35,6 +35,11 @@ def sum_over_processes_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def on_any_process(flag: bool, device: torch.device) -> bool:
+    """Whether a flag is set on any process, so that all decide alike; every process must call it."""
+    return bool(sum_over_processes_(torch.tensor(float(flag), device=device)).item())
+
+
 def from_first_process(tensor: Tensor, device: torch.device) -> Tensor:
     """The first process's copy of a small CPU tensor, so that all hold bit-identical values whatever their hardware."""
     if not is_distributed():

@@ -2,27 +2,42 @@
 
 from collections.abc import Callable
 
+from lightning_dga.alignment.auto import Auto
 from lightning_dga.alignment.backward import Backward
+from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_overhead
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
 from lightning_dga.alignment.finite_difference import FiniteDifference
 from lightning_dga.alignment.gradient import FlatGradient
+from lightning_dga.alignment.in_step import InStep, StepEstimator
 from lightning_dga.alignment.isolation import isolated
-from lightning_dga.alignment.loss import LossFunction, MeanLossError, ProbeLoss, find_loss, uses_training_step
+from lightning_dga.alignment.loss import (
+    LossFunction,
+    MeanLossError,
+    ProbeLoss,
+    find_loss,
+    training_step_loss,
+    uses_training_step,
+)
+from lightning_dga.alignment.preconditioner import adam_preconditioner
 from lightning_dga.alignment.probes import ProbeBatch, Probes
 
-ESTIMATORS: dict[str, Callable[[], Estimator]] = {
-    "auto": Backward,
+ESTIMATORS: dict[str, Callable[[], Estimator | StepEstimator | Auto]] = {
+    "auto": Auto,
     "backward": Backward,
     "finite_difference": FiniteDifference,
+    "in_step": InStep,
 }
 
 __all__ = [
     "ESTIMATORS",
+    "SAMPLE_COST",
+    "Auto",
     "Backward",
     "Estimator",
     "EstimatorRefusal",
     "FiniteDifference",
     "FlatGradient",
+    "InStep",
     "LossFunction",
     "MeanLossError",
     "Measurement",
@@ -30,7 +45,12 @@ __all__ = [
     "ProbeBatch",
     "ProbeLoss",
     "Probes",
+    "StepEstimator",
+    "TrainingStep",
+    "adam_preconditioner",
+    "expected_overhead",
     "find_loss",
     "isolated",
+    "training_step_loss",
     "uses_training_step",
 ]

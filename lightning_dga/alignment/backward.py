@@ -1,10 +1,12 @@
 """The reference estimator: one backward pass for each domain."""
 
+from collections.abc import Sequence
+
 import torch
 
 from lightning_dga.alignment.estimator import Measurement
 from lightning_dga.alignment.sums import DomainSums
-from lightning_dga.alignment.target import target_gradient
+from lightning_dga.alignment.target import TargetGradient, target_gradient
 from lightning_dga.alignments import Alignments
 from lightning_dga.distributed import world_size
 
@@ -24,14 +26,20 @@ class Backward:
         if target is None:
             return None
         sums = DomainSums(target, measurement.num_domains)
-        loss, sharded = measurement.loss, target.gradient.sharded
-        probes = measurement.probes.whole() if sharded else measurement.probes
-        for probe in probes.by_domain():
-            value = loss(probe.batch)
-            dot = target.gradient.dot(value * loss.scale) / loss.scale
-            # every process measured all the samples, and a part of each product
-            share = 1 / world_size() if sharded else 1.0
-            count = dot.new_tensor(len(probe.domains) * share)
-            domain = torch.from_numpy(probe.domains[:1])
-            sums.add(domain, (dot / share)[None], value.detach()[None], count[None])
+        add_domains(sums, target, measurement)
         return sums.alignments(measurement.step)
+
+
+def add_domains(
+    sums: DomainSums, target: TargetGradient, measurement: Measurement, only: Sequence[int] | None = None
+) -> None:
+    """Adds this process's terms of the domains' alignments, of all of them or of ``only`` these."""
+    loss, sharded = measurement.loss, target.gradient.sharded
+    probes = measurement.probes.whole() if sharded else measurement.probes
+    for probe in probes.by_domain(only):
+        value = loss(probe.batch)
+        dot = target.gradient.dot(value * loss.scale) / loss.scale
+        # where parameters are sharded every process measures all the samples, and a part of each product
+        share = 1 / world_size() if sharded else 1.0
+        count = dot.new_tensor(len(probe.domains) * share)
+        sums.add(torch.from_numpy(probe.domains[:1]), (dot / share)[None], value.detach()[None], count[None])

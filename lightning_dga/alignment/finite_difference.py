@@ -63,12 +63,13 @@ class FiniteDifference:
         return sums.alignments(measurement.step)
 
     def _checked_step(self, rows: "_Rows", line: "_Line") -> float:
-        batch = next(rows.probes()).batch
+        # a process may have no share of the probes, and takes part in what is decided together
+        batches = [probe.batch for probe in islice(rows.probes(), 1)]
         due = self._measurements % _MEASUREMENTS_BETWEEN_CHECKS == 0
         self._measurements += 1
-        if self._step is not None and (not due or line.disagreement(batch, rows.losses, self._step) < _AGREEMENT):
+        if self._step is not None and (not due or line.disagreement(batches, rows.losses, self._step) < _AGREEMENT):
             return self._step
-        errors = line.disagreements(batch, rows.losses, _STEPS)
+        errors = line.disagreements(batches, rows.losses, _STEPS)
         best = min(range(len(errors)), key=errors.__getitem__)
         if not errors[best] < _AGREEMENT:
             raise EstimatorRefusal(
@@ -146,13 +147,14 @@ class _Line:
         pairs = list(zip(ahead, behind, strict=True))
         return [(a - b) * factor for a, b in pairs], [(a + b) / 2 for a, b in pairs]
 
-    def disagreement(self, batch: Any, losses: _Losses, step: float) -> float:
+    def disagreement(self, batches: Sequence[Any], losses: _Losses, step: float) -> float:
         """Relative difference of the slopes over two steps around this one, a factor of 4 apart, on all processes."""
-        return self.disagreements(batch, losses, (step / 2, step * 2))[0]
+        return self.disagreements(batches, losses, (step / 2, step * 2))[0]
 
-    def disagreements(self, batch: Any, losses: _Losses, steps: Sequence[float]) -> list[float]:
+    def disagreements(self, batches: Sequence[Any], losses: _Losses, steps: Sequence[float]) -> list[float]:
         """The same between neighbours of a list of steps."""
-        found = [self.slopes([batch], losses, step)[0][0] for step in steps]
+        none = torch.zeros(0, dtype=torch.float64, device=self._device)
+        found = [torch.cat([none, *self.slopes(batches, losses, step)[0]]) for step in steps]
         squares = torch.stack([torch.stack([(a - b).square().sum(), b.square().sum()]) for a, b in pairwise(found)])
         sum_over_processes_(squares)
         return (squares[:, 0] / squares[:, 1]).sqrt().nan_to_num(math.inf).tolist()

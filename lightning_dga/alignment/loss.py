@@ -1,10 +1,11 @@
 """The loss whose gradients are aligned: found on the user's module, run under the user's precision."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import Parameter, signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
@@ -22,12 +23,12 @@ def find_loss(module: nn.Module, loss_fn: LossFunction | None = None) -> LossFun
     """
     if callable(getattr(module, "alignment_loss", None)):
         return _alignment_loss
-    return loss_fn or _training_step_loss
+    return loss_fn or training_step_loss
 
 
 def uses_training_step(loss: LossFunction) -> bool:
     """Whether a loss found by :func:`find_loss` is the module's ``training_step``."""
-    return loss is _training_step_loss
+    return loss is training_step_loss
 
 
 class ProbeLoss:
@@ -88,6 +89,14 @@ class ProbeLoss:
             )
         return losses
 
+    def precision(self, parameters: Sequence[nn.Parameter]) -> torch.dtype:
+        """The least precise type that the loss is computed in."""
+        device = parameters[0].device.type
+        with self._forward_context():
+            cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        types = {parameter.dtype for parameter in parameters} | ({cast} if cast is not None else set())
+        return min(types, key=lambda dtype: -torch.finfo(dtype).eps)
+
     def _measure(self, batch: Any, *, with_graph: bool) -> Tensor:
         batch = self._transfer(batch)
         with self._forward_context():
@@ -111,7 +120,8 @@ def _alignment_loss(module: Any, batch: Any) -> Tensor:
     return module.alignment_loss(batch)
 
 
-def _training_step_loss(module: Any, batch: Any) -> Tensor:
+def training_step_loss(module: Any, batch: Any) -> Tensor:
+    """The loss that the module's own ``training_step`` returns for a batch."""
     arguments = [batch, 0][: _positional_parameters(module.training_step)]
     output = module.training_step(*arguments)
     return output["loss"] if isinstance(output, Mapping) else output

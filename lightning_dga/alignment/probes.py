@@ -29,6 +29,16 @@ class ProbeBatch(Protocol):
 class Probes(Protocol):
     """The samples of one measurement. Each method may be called again, and gives the same samples again."""
 
+    @property
+    def samples(self) -> int:
+        """Samples of all domains, over all processes."""
+        ...
+
+    @property
+    def target_samples(self) -> int:
+        """Samples of the target set, over all processes."""
+        ...
+
     def target(self) -> Iterator[ProbeBatch]:
         """This process's share of the target samples."""
         ...

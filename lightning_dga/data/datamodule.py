@@ -95,6 +95,7 @@ class MixtureDataModule(LightningDataModule):
             if value < 0:
                 raise ValueError(f"`{name}` must not be negative, got {value}.")
         self.batch_size = batch_size
+        self.pure_batches = False
         self.target_batch_size = target_batch_size
         self.seed = seed
         self._sources = DatasetPerDomain(domains) if isinstance(domains, Mapping) else domains

@@ -73,6 +73,16 @@ class Probes:
     rank: int = 0
     world_size: int = 1
 
+    @property
+    def samples(self) -> int:
+        """Samples of all domains, over all processes."""
+        return int(_each(self.reader.domains.sizes, self.size).sum())
+
+    @property
+    def target_samples(self) -> int:
+        """Samples of the target set, over all processes."""
+        return int(_each(self.reader.target.sizes, self.target_size).sum())
+
     def target(self) -> Iterator[Probe]:
         """This process's share of the target samples."""
         for probe in self._by_domain(self.reader.target, self.target_size, None):
@@ -147,13 +157,18 @@ def _flat(
     sizes: NDArray[np.int64], size: int, update: int, only: Sequence[int] | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Domain and position of all samples of an update, domain after domain."""
-    each = np.where(sizes > 0, np.minimum(sizes, size), size)
+    each = _each(sizes, size)
     domains = np.repeat(np.arange(len(sizes)), each)
     positions = update * each[domains] + np.arange(len(domains)) - (np.cumsum(each) - each)[domains]
     if only is None:
         return domains, positions
     wanted = np.isin(domains, np.asarray(only, dtype=np.int64))
     return domains[wanted], positions[wanted]
+
+
+def _each(sizes: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Samples of each domain: all of one that is smaller than asked for."""
+    return np.where(sizes > 0, np.minimum(sizes, size), size)
 
 
 def _runs(domains: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:

@@ -23,7 +23,7 @@ class Given:
     """Probes as they are given."""
 
     def __init__(self, target, domains):
-        self.target, self.by_domain = (lambda: iter(target)), (lambda: iter(domains))
+        self.target, self.by_domain = (lambda: iter(target)), (lambda only=None: iter(domains))
 
 
 def expected(model, datamodule, size=3, update=0):

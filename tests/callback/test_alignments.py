@@ -51,7 +51,7 @@ def half_precision():
 @pytest.mark.parametrize("loss_fn", [None, plain_loss], ids=["training_step", "loss_fn"])
 def test_they_equal_the_reference(settings, tolerance, loss_fn):
     settings = {name: value() if callable(value) else value for name, value in settings.items()}
-    callback = DynamicGradientAlignment(every_n_steps=2, loss_fn=loss_fn, probe_batch_size=3)
+    callback = DynamicGradientAlignment(every_n_steps=2, estimator="backward", loss_fn=loss_fn, probe_batch_size=3)
     compare = Compare(callback, plain_loss)
     trainer(callback, compare, max_steps=6, **settings).fit(Plain(dropout=0.2, norm=True), datamodule=mixture())
     assert len(compare.pairs) == 3

@@ -33,7 +33,9 @@ class Counting(Plain):
 
 def run(folder, ranks, lr=0.02, probe_batch_size=5, loss_fn=None, module=Plain, **arguments):
     torch.manual_seed(0)
-    callback = DynamicGradientAlignment(every_n_steps=2, probe_batch_size=probe_batch_size, loss_fn=loss_fn)
+    callback = DynamicGradientAlignment(
+        every_n_steps=2, estimator="backward", probe_batch_size=probe_batch_size, loss_fn=loss_fn
+    )
     strategy = {"strategy": "ddp_fork", "devices": ranks} if ranks > 1 else {}
     data = mixture(batch_size=8 // ranks, target_batch_size=7)
     trainer(callback, Results(callback, folder), max_steps=8, **strategy, **arguments).fit(
@@ -129,7 +131,7 @@ def test_the_bytes_of_an_update_are_one_gradient_and_a_few_numbers_for_each_doma
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             torch.save(moved, tmp_path / f"moved-{trainer.global_rank}.pt")
 
-    callback = DynamicGradientAlignment(every_n_steps=1)
+    callback = DynamicGradientAlignment(every_n_steps=1, estimator="backward")
     dist.all_reduce = counted
     try:
         fit = trainer(callback, Report(), strategy="ddp_fork", devices=2, max_steps=1)

@@ -123,7 +123,9 @@ def test_the_modules_transfer_hooks_are_used():
         assert batch[0].abs().max() > 8
         return module.loss(batch)
 
-    trainer(DynamicGradientAlignment(every_n_steps=2, loss_fn=loss), max_steps=2).fit(Scaled(), datamodule=mixture())
+    trainer(DynamicGradientAlignment(2, estimator="backward", loss_fn=loss), max_steps=2).fit(
+        Scaled(), datamodule=mixture()
+    )
     # 2 batches, 2 chunks of the target's 6 samples, 3 domains
     assert Scaled.transferred == 2 + 2 + 3
     assert torch.is_grad_enabled()

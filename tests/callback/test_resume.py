@@ -30,7 +30,10 @@ class History(Callback):
 
 def run(folder, name, *, steps, ranks, workers, ckpt_path=None, save_at=None, accumulate=1, batch_size=8):
     torch.manual_seed(0)
-    callbacks = [DynamicGradientAlignment(every_n_steps=3, probe_batch_size=2, step_size=3.0), History(folder, name)]
+    callbacks = [
+        DynamicGradientAlignment(every_n_steps=3, estimator="backward", probe_batch_size=2, step_size=3.0),
+        History(folder, name),
+    ]
     if save_at:
         callbacks.append(ModelCheckpoint(folder, filename="middle", every_n_train_steps=save_at, save_top_k=-1))
     strategy = {"strategy": "ddp_fork", "devices": ranks} if ranks > 1 else {}
@@ -89,7 +92,7 @@ def test_a_run_that_fails_within_a_step_takes_that_step_again(tmp_path):
 
     whole = run(tmp_path, "whole", steps=9, ranks=1, workers=0)
     torch.manual_seed(0)
-    callback = DynamicGradientAlignment(every_n_steps=3, probe_batch_size=2, step_size=3.0)
+    callback = DynamicGradientAlignment(every_n_steps=3, estimator="backward", probe_batch_size=2, step_size=3.0)
     with pytest.raises(RuntimeError, match="power cut"):
         trainer(callback, SaveOnException()).fit(Fails(), datamodule=mixture(size=20, batch_size=8, num_workers=2))
     resumed = run(tmp_path, "second", steps=9, ranks=1, workers=2, ckpt_path=tmp_path / "failed.ckpt")
@@ -97,13 +100,13 @@ def test_a_run_that_fails_within_a_step_takes_that_step_again(tmp_path):
 
 
 def test_our_state_is_read_without_unpickling(tmp_path):
-    callback = DynamicGradientAlignment(every_n_steps=2)
+    callback = DynamicGradientAlignment(every_n_steps=2, estimator="backward")
     fit = trainer(callback)
     fit.fit(Plain(), datamodule=mixture())
     fit.save_checkpoint(tmp_path / "run.ckpt")
     checkpoint = torch.load(tmp_path / "run.ckpt", weights_only=True)
     state = checkpoint["callbacks"]["DynamicGradientAlignment"]
-    again = DynamicGradientAlignment(every_n_steps=2)
+    again = DynamicGradientAlignment(every_n_steps=2, estimator="backward")
     again.load_state_dict(state)
     torch.testing.assert_close(again.alignments.values, callback.alignments.values, rtol=0, atol=0)
     assert checkpoint["MixtureDataModule"]["domain_names"] == ["domain0", "domain1", "domain2"]
@@ -111,7 +114,7 @@ def test_our_state_is_read_without_unpickling(tmp_path):
 
 def test_a_checkpoint_between_the_halves_of_an_update_is_healed(tmp_path):
     """A signal may save between the callback's half and the data module's."""
-    callback = DynamicGradientAlignment(every_n_steps=2)
+    callback = DynamicGradientAlignment(every_n_steps=2, estimator="backward")
 
     class Signalled(type(mixture())):
         def set_weights(self, weights):
@@ -128,7 +131,7 @@ def test_a_checkpoint_between_the_halves_of_an_update_is_healed(tmp_path):
     trainer(callback, max_steps=5).fit(Plain(), datamodule=whole)
     # as the interrupted run's own class would be found by its name
     Signalled.__qualname__ = "MixtureDataModule"
-    resumed, again = data(), DynamicGradientAlignment(every_n_steps=2)
+    resumed, again = data(), DynamicGradientAlignment(every_n_steps=2, estimator="backward")
     checkpoint = torch.load(tmp_path / "half.ckpt", weights_only=False)
     checkpoint["MixtureDataModule"] = checkpoint.pop(next(name for name in checkpoint if "Signalled" in name))
     torch.save(checkpoint, tmp_path / "half.ckpt")

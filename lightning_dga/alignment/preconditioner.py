@@ -1,0 +1,42 @@
+"""The geometry that an adaptive optimizer steps in."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_dga.alignment.estimator import Preconditioner
+
+
+def adam_preconditioner(optimizers: Iterable[Optimizer]) -> Preconditioner:
+    """The diagonal ``1 / (sqrt(v) + eps)`` that Adam and AdamW (arXiv 1412.6980, 1711.05101) divide a gradient by.
+
+    An AdamW step changes the target loss, to first order, by the product of its own direction with the target gradient;
+    with this diagonal an alignment is that of such a step without momentum, as in LESS (arXiv 2402.04333). The diagonal
+    is the same for all domains, so it needs no memory beside one parameter's at a time.
+
+    Args:
+        optimizers: Those that train the parameters.
+
+    Returns:
+        The preconditioner; it gives ``None`` for a parameter that no optimizer has second moments of yet.
+    """
+    settings = {
+        id(parameter): (optimizer, group)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+    def diagonal(parameter: nn.Parameter) -> Tensor | None:
+        optimizer, group = settings.get(id(parameter), (None, {}))
+        state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
+        if "exp_avg_sq" not in state:
+            return None
+        moment: Tensor = state["exp_avg_sq"]
+        # Adam's correction of a moment that starts at zero
+        corrected = moment / (1 - group["betas"][1] ** torch.as_tensor(state["step"], device=moment.device))
+        return 1 / (corrected.sqrt() + group["eps"])
+
+    return diagonal

@@ -1,0 +1,245 @@
+"""Measurements as the Trainer in use would run them: its precision, its devices, its data, and nothing kept of it."""
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lightning_dga._lightning import DummyLogger, MisconfigurationException, rank_zero_info
+from lightning_dga.alignment import (
+    SAMPLE_COST,
+    Auto,
+    Backward,
+    Estimator,
+    EstimatorRefusal,
+    LossFunction,
+    Measurement,
+    ProbeLoss,
+    StepEstimator,
+    TrainingStep,
+    adam_preconditioner,
+    expected_overhead,
+    find_loss,
+    isolated,
+    training_step_loss,
+)
+from lightning_dga.alignments import Alignments
+from lightning_dga.mixture import Mixture
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and on how many samples; see :class:`~lightning_dga.DynamicGradientAlignment`."""
+
+    probe_batch_size: int
+    loss_fn: LossFunction | None
+    parameters: str | None
+    preconditioner: str | None
+    max_age: int
+
+
+class Measurer:
+    """Runs an estimator on a Trainer's model, around its training steps or after them.
+
+    Args:
+        estimator: The estimator, or what chooses one.
+        settings: What is measured.
+
+    Attributes:
+        preferred: Name of the estimator that a resumed run had chosen.
+    """
+
+    def __init__(self, estimator: Estimator | StepEstimator | Auto, settings: Settings) -> None:
+        self.estimator = estimator
+        self.preferred: str | None = None
+        self._settings = settings
+        self._in_use: Estimator | StepEstimator | None = None
+        self._open = False
+        self._seconds = 0.0
+        self._loss: Tensor | None = None
+
+    @property
+    def chosen(self) -> str | None:
+        """Name of the estimator that was chosen, where one is."""
+        return self.estimator.name if isinstance(self.estimator, Auto) and self._in_use is not None else self.preferred
+
+    def prepare(self, trainer: Any, pl_module: Any, update: int, period: int) -> None:
+        """Chooses the estimator, and says what aligning will cost."""
+        with self._measurement(trainer, pl_module, update) as measurement:
+            self._choose(trainer, measurement, period)
+            step = _training_step(trainer, period)
+        probes, name = measurement.probes, _name(self._in_use)
+        watched = isinstance(self._in_use, StepEstimator)
+        samples = 0 if watched else probes.samples
+        share = expected_overhead(
+            step, samples=samples, target_samples=probes.target_samples, sample_cost=SAMPLE_COST.get(name, 1.0)
+        )
+        rank_zero_info(
+            f"Aligning {len(_mixture(trainer).domain_names):,} domains every {period:,} steps by `{name}`: {samples:,} "
+            f"probe and {probes.target_samples:,} target samples beside {period * step.samples:,} training samples, "
+            f"about {share:.2%} more work."
+        )
+
+    def before_batch(
+        self, trainer: Any, pl_module: Any, update: int, period: int, earlier: Alignments | None, *, due: bool
+    ) -> None:
+        """Opens a measurement where the next optimizer step is ``due`` to be watched, and watches the batch."""
+        if not isinstance(self._in_use, StepEstimator) or not (due or self._open):
+            return
+        started = time.perf_counter()
+        if not self._open:
+            with self._measurement(trainer, pl_module, update) as measurement:
+                estimator = self._choose(trainer, measurement, period)
+                if not isinstance(estimator, StepEstimator):
+                    return
+                with _refusals_named():
+                    estimator.begin(measurement, self._stale(earlier))
+            self._open = True
+        batch = _mixture(trainer).current_batch
+        assert batch is not None
+        with _refusals_named():
+            self._in_use.watch(batch.domains, _loss_factor(trainer))
+        self._seconds += time.perf_counter() - started
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Notes the loss that is backpropagated."""
+        self._loss = loss.detach()
+
+    def after_backward(self) -> None:
+        """Ends the watch of a batch."""
+        if self._open and isinstance(self._in_use, StepEstimator) and self._loss is not None:
+            self._in_use.unwatch(self._loss)
+        self._loss = None
+
+    def measure(
+        self, trainer: Any, pl_module: Any, update: int, period: int, earlier: Alignments | None
+    ) -> Alignments | None:
+        """The alignments for an update, right after an optimizer step."""
+        if self._open and isinstance(self._in_use, StepEstimator):
+            self._open = False
+            found = self._in_use.finish(trainer.global_step - 1)
+            return found.carrying(earlier) if found is not None else None
+        with self._measurement(trainer, pl_module, update) as measurement, _refusals_named():
+            estimator = self._choose(trainer, measurement, period)
+            # a step estimator that was chosen just now has its step behind it
+            return (Backward() if isinstance(estimator, StepEstimator) else estimator).measure(measurement)
+
+    def take_seconds(self) -> float:
+        """Time spent around training steps since it was last asked."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def abandon(self) -> None:
+        """Leaves the model as it was, whatever was being measured."""
+        if isinstance(self._in_use, StepEstimator):
+            self._in_use.abandon()
+        self._open = False
+
+    def _choose(self, trainer: Any, measurement: Measurement, period: int) -> Estimator | StepEstimator:
+        if isinstance(self.estimator, Auto):
+            module = measurement.module
+            watched = (
+                probe_loss(trainer, module, training_step_loss) if _steps_can_be_watched(trainer, module) else None
+            )
+            before = self._in_use
+            self._in_use = self.estimator.choose(measurement, _training_step(trainer, period), watched, self.preferred)
+            if self._in_use is not before:
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in self.estimator.reasons.items())
+                rank_zero_info(f"Alignments will be measured by `{self.estimator.name}` ({reasons}).")
+        else:
+            self._in_use = self.estimator
+        return self._in_use
+
+    @contextmanager
+    def _measurement(self, trainer: Any, pl_module: Any, update: int) -> Iterator[Measurement]:
+        settings, mixture = self._settings, _mixture(trainer)
+        trainable = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
+        pattern = re.compile(settings.parameters or "")
+        with isolated(pl_module), _loggers_muted(trainer):
+            yield Measurement(
+                pl_module,
+                probe_loss(trainer, pl_module, find_loss(pl_module, settings.loss_fn)),
+                parameters=[p for name, p in trainable if pattern.search(name)],
+                bystanders=[p for name, p in trainable if not pattern.search(name)],
+                probes=mixture.probes(update, settings.probe_batch_size),
+                num_domains=len(mixture.domain_names),
+                step=trainer.global_step,
+                preconditioner=adam_preconditioner(trainer.optimizers) if settings.preconditioner else None,
+            )
+
+    def _stale(self, earlier: Alignments | None) -> Sequence[int]:
+        if earlier is None:
+            return []
+        found: list[int] = (earlier.ages >= self._settings.max_age).nonzero().flatten().tolist()
+        return found
+
+
+def probe_loss(trainer: Any, pl_module: Any, loss: LossFunction) -> ProbeLoss:
+    """A loss under the Trainer's precision, on batches moved as the Trainer moves them."""
+    return ProbeLoss(
+        pl_module,
+        loss,
+        forward_context=trainer.precision_plugin.forward_context,
+        scale=_loss_scale(trainer),
+        transfer=lambda batch: _transfer(trainer, pl_module, batch),
+    )
+
+
+def _mixture(trainer: Any) -> Mixture:
+    mixture: Mixture = trainer.datamodule
+    return mixture
+
+
+def _name(estimator: Any) -> str:
+    words = re.findall("[A-Z][a-z0-9]*", type(estimator).__name__)
+    return "_".join(words).lower()
+
+
+def _training_step(trainer: Any, period: int) -> TrainingStep:
+    mixture = _mixture(trainer)
+    samples = mixture.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    return TrainingStep(samples, mixture.pure_batches, period)
+
+
+def _steps_can_be_watched(trainer: Any, pl_module: Any) -> bool:
+    return bool(pl_module.automatic_optimization) and len(trainer.optimizers) == 1
+
+
+def _loss_scale(trainer: Any) -> float:
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return float(scaler.get_scale()) if scaler is not None else 1.0
+
+
+def _loss_factor(trainer: Any) -> float:
+    """What Lightning multiplies the loss of a batch with before the backward pass."""
+    return _loss_scale(trainer) / float(trainer.accumulate_grad_batches)
+
+
+def _transfer(trainer: Any, pl_module: Any, batch: Any) -> Any:
+    """What the training loop does with a batch before the step."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+@contextmanager
+def _refusals_named() -> Iterator[None]:
+    try:
+        yield
+    except EstimatorRefusal as refusal:
+        raise MisconfigurationException(str(refusal)) from refusal
+
+
+@contextmanager
+def _loggers_muted(trainer: Any) -> Iterator[None]:
+    """A ``training_step`` that writes to its logger directly writes to nobody."""
+    loggers = trainer.loggers
+    trainer.loggers = [DummyLogger() for _ in loggers]
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
