@@ -18,7 +18,8 @@ class Alignments:
         values: Alignments, ``[k]`` float64, in the order of ``domain_names``. NaN where ``counts`` is 0.
         counts: Samples that each alignment was measured on, over all processes, ``[k]`` int64. 0 where the domain was
             not measured, or where its gradient was not finite.
-        losses: Mean loss of each domain on the same samples, ``[k]`` float64. NaN where ``counts`` is 0.
+        losses: Mean loss of each domain on the same samples, ``[k]`` float64. NaN where ``counts`` is 0, and where
+            the estimator sees only the loss of a batch of many domains.
         target_loss: Mean loss of the target batch.
         target_norm: Euclidean norm of the target gradient.
         step: Optimizer steps that were done when it was measured.

@@ -97,7 +97,7 @@ class Measurer:
                 if not isinstance(estimator, StepEstimator):
                     return
                 with _refusals_named():
-                    estimator.begin(measurement, self._stale(earlier))
+                    estimator.begin(measurement, self._stale(earlier), pure=_training_step(trainer, period).pure)
             self._open = True
         batch = _mixture(trainer).current_batch
         assert batch is not None
@@ -202,7 +202,7 @@ def _name(estimator: Any) -> str:
 def _training_step(trainer: Any, period: int) -> TrainingStep:
     mixture = _mixture(trainer)
     samples = mixture.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-    return TrainingStep(samples, mixture.pure_batches, period)
+    return TrainingStep(samples, mixture.pure_batches or mixture.batch_size == 1, period)
 
 
 def _steps_can_be_watched(trainer: Any, pl_module: Any) -> bool:

@@ -8,7 +8,7 @@ from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_ove
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
 from lightning_dga.alignment.finite_difference import FiniteDifference
 from lightning_dga.alignment.gradient import FlatGradient
-from lightning_dga.alignment.in_step import InStep, StepEstimator
+from lightning_dga.alignment.in_step import InStep
 from lightning_dga.alignment.isolation import isolated
 from lightning_dga.alignment.loss import (
     LossFunction,
@@ -20,6 +20,7 @@ from lightning_dga.alignment.loss import (
 )
 from lightning_dga.alignment.preconditioner import adam_preconditioner
 from lightning_dga.alignment.probes import ProbeBatch, Probes
+from lightning_dga.alignment.step_estimator import StepEstimator
 
 ESTIMATORS: dict[str, Callable[[], Estimator | StepEstimator | Auto]] = {
     "auto": Auto,

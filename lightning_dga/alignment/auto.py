@@ -13,9 +13,10 @@ from lightning_dga.alignment.compiled import is_compiled
 from lightning_dga.alignment.cost import TrainingStep
 from lightning_dga.alignment.estimator import Estimator, Measurement
 from lightning_dga.alignment.finite_difference import FiniteDifference
-from lightning_dga.alignment.in_step import InStep, StepEstimator
+from lightning_dga.alignment.in_step import InStep
 from lightning_dga.alignment.loss import ProbeLoss
 from lightning_dga.alignment.self_test import RehearsedStep, SomeDomains, fault
+from lightning_dga.alignment.step_estimator import StepEstimator
 from lightning_dga.alignment.target import target_gradient
 from lightning_dga.alignments import Alignments
 from lightning_dga.distributed import is_sharded, sum_over_processes_

@@ -1,143 +1,135 @@
 """Alignments from the gradients of the training step itself, with no probes of the domains."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_dga.alignment.backward import add_domains
+from lightning_dga.alignment.compiled import is_compiled
 from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
-from lightning_dga.alignment.gradient import FlatGradient, total
+from lightning_dga.alignment.plan import Plan, make_plan, signature
 from lightning_dga.alignment.sums import DomainSums
 from lightning_dga.alignment.target import TargetGradient, target_gradient
+from lightning_dga.alignment.watches import MixedWatch, PureWatch, Watch
 from lightning_dga.alignments import Alignments
 
+_INSTEAD = "Use `estimator='backward'`."
 
-@runtime_checkable
-class StepEstimator(Protocol):
-    """Measures alignments while a training step runs; called around each of its backward passes."""
 
-    def begin(self, measurement: Measurement, stale: Sequence[int]) -> None:
-        """Opens a measurement, at the parameters that the step will start from.
+@dataclass
+class _Open:
+    """A measurement that is under way."""
 
-        Args:
-            measurement: What is to be measured; its probes are read for the target, and for ``stale`` domains.
-            stale: Domains that have waited too long to be in a step, the same on every process.
-        """
-        ...
-
-    def watch(self, domains: NDArray[np.int64], factor: float) -> None:
-        """Watches the next forward and backward pass of training.
-
-        Args:
-            domains: Domain of each sample of the batch, ``[n]``.
-            factor: What the batch's mean loss is multiplied with before its backward pass.
-        """
-        ...
-
-    def unwatch(self, loss: Tensor) -> None:
-        """Ends the watch.
-
-        Args:
-            loss: The loss that was backpropagated, times ``factor``.
-        """
-        ...
-
-    def finish(self, step: int) -> Alignments | None:
-        """Closes the measurement: the same result on every process; ``None`` where the target gradient is not finite.
-
-        Args:
-            step: Optimizer steps done when the measurement began.
-        """
-        ...
-
-    def abandon(self) -> None:
-        """Takes back all that an open measurement has put on the model."""
-        ...
+    target: TargetGradient
+    sums: DomainSums
+    plan: Plan | None
+    wanted: int
+    seen: NDArray[np.int64] = field(repr=False)
 
 
 class InStep:
     """Alignments at the price of the target gradient: the domains' gradients are those that training takes anyway.
 
-    The target gradient is taken just before an optimizer step, at the parameters that the step starts from; while the
-    step's own backward passes run, each sample's (or, where a batch is of one domain, the batch's) inner product with
-    it is taken. Nothing of the step changes. The alignment is that of the training loss in training mode, with its
-    dropout, on as many samples of a domain as the step happens to hold.
+    The target gradient is taken just before an optimizer step, at the parameters that the step starts from. While the
+    step's own passes run, the inner product of each sample (of the whole batch, where that is of one domain) with it is
+    taken, of as many samples of a domain as a probe would have. Nothing of the step changes. The alignment is that of
+    the training loss in training mode, with its dropout.
     """
 
     def __init__(self) -> None:
-        self._open: tuple[Measurement, TargetGradient, DomainSums] | None = None
-        self._watch: _PureWatch | None = None
+        self._open: _Open | None = None
+        self._watch: Watch | None = None
+        self._plan: tuple[Any, Plan] | None = None
 
-    def begin(self, measurement: Measurement, stale: Sequence[int]) -> None:
-        """See :class:`StepEstimator`."""
+    def begin(self, measurement: Measurement, stale: Sequence[int], *, pure: bool) -> None:
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
         self.abandon()
+        plan = None if pure else self._plan_for(measurement)
         target = target_gradient(measurement)
         if target is None:
             return
         if target.gradient.sharded:
             raise EstimatorRefusal(
-                "in_step: the parameters are sharded, so a process never sees the gradient of its own samples. Use "
-                "`estimator='batched'` or `'backward'`."
+                f"in_step: the parameters are sharded, so no process sees the gradient of its own samples. {_INSTEAD}"
             )
         sums = DomainSums(target, measurement.num_domains)
         if stale:
             add_domains(sums, target, measurement, stale)
-        self._open = (measurement, target, sums)
+        wanted = -(-measurement.probes.samples // measurement.num_domains)
+        self._open = _Open(target, sums, plan, wanted, np.zeros(measurement.num_domains, dtype=np.int64))
 
     def watch(self, domains: NDArray[np.int64], factor: float) -> None:
-        """See :class:`StepEstimator`."""
-        if self._open is None:
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
+        opened = self._open
+        if opened is None:
             return
-        _, target, _ = self._open
-        self._watch = _PureWatch(target.gradient, domains, factor)
+        if (domains == domains[0]).all():
+            self._watch = PureWatch(opened.target.gradient, domains, factor)
+            return
+        assert opened.plan is not None
+        rows = _rows_wanted(domains, opened.seen, opened.wanted)
+        if len(rows):
+            np.add.at(opened.seen, domains[rows], 1)
+            self._watch = MixedWatch(opened.target.gradient, opened.plan.layers, domains, rows, factor)
 
     def unwatch(self, loss: Tensor) -> None:
-        """See :class:`StepEstimator`."""
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
         if self._watch is None or self._open is None:
             return
         self._watch.remove()
-        self._watch.add_to(self._open[2], loss)
+        self._watch.add_to(self._open.sums, loss)
         self._watch = None
 
     def finish(self, step: int) -> Alignments | None:
-        """See :class:`StepEstimator`."""
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
         opened = self._open
         self.abandon()
-        return opened[2].alignments(step) if opened is not None else None
+        return opened.sums.alignments(step) if opened is not None else None
 
     def abandon(self) -> None:
-        """See :class:`StepEstimator`."""
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
         if self._watch is not None:
             self._watch.remove()
         self._open = self._watch = None
 
+    def _plan_for(self, measurement: Measurement) -> Plan:
+        known = signature(measurement)
+        if self._plan is None or self._plan[0] != known or not self._plan[1].proven:
+            self._plan = known, _checked(make_plan(measurement), measurement)
+        return self._plan[1]
 
-class _PureWatch:
-    """The gradient of a batch of one domain, parameter by parameter as the backward pass finishes it."""
 
-    def __init__(self, gradient: FlatGradient, domains: NDArray[np.int64], factor: float) -> None:
-        self._gradient = gradient
-        self._domains = domains
-        self._factor = factor
-        self._terms: list[Tensor] = []
-        self._hooks = [
-            parameter.register_hook(partial(self._take, index)) for index, parameter in enumerate(gradient.parameters)
-        ]
+def _checked(plan: Plan, measurement: Measurement) -> Plan:
+    modules = list(measurement.module.modules())
+    if any(is_compiled(module) for module in modules):
+        raise EstimatorRefusal(
+            f"in_step: a compiled model cannot be watched sample by sample. Use batches of one domain, or "
+            f"{_INSTEAD[4:]}"
+        )
+    if any(isinstance(module, _BatchNorm) for module in modules):
+        raise EstimatorRefusal(
+            "in_step: batch normalisation couples the samples of a training batch. Use batches of one domain, or "
+            f"{_INSTEAD[4:]}"
+        )
+    if plan.leftovers:
+        names = {id(parameter): name for name, parameter in measurement.module.named_parameters()}
+        missed = sorted(names.get(id(measurement.parameters[index]), str(index)) for index in plan.leftovers)
+        shown = ", ".join(missed[:4]) + (", …" if len(missed) > 4 else "")
+        raise EstimatorRefusal(
+            f"in_step: not every use of {shown} can be seen sample by sample. Use batches of one domain, leave "
+            f"them out with `parameters`, or {_INSTEAD[4:]}"
+        )
+    return plan
 
-    def add_to(self, sums: DomainSums, loss: Tensor) -> None:
-        dot = total(self._terms, like=self._gradient.buffers[0]) / self._factor
-        count = dot.new_tensor(len(self._domains))
-        sums.add(torch.from_numpy(self._domains[:1]), dot[None], loss[None] / self._factor, count[None])
 
-    def remove(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _take(self, index: int, gradient: Tensor) -> None:
-        dense = gradient.detach()
-        self._terms.append(self._gradient.term(index, dense if dense.layout == torch.strided else dense.to_dense()))
+def _rows_wanted(domains: NDArray[np.int64], seen: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """The first samples of each domain, as many as are still wanted of it."""
+    order = np.argsort(domains, kind="stable")
+    ordered = domains[order]
+    rank = np.arange(len(domains)) - np.searchsorted(ordered, ordered)
+    return np.sort(order[rank + seen[ordered] < wanted])

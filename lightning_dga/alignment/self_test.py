@@ -7,9 +7,9 @@ import torch
 
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement
 from lightning_dga.alignment.gradient import visit_gradients
-from lightning_dga.alignment.in_step import StepEstimator
 from lightning_dga.alignment.loss import ProbeLoss
 from lightning_dga.alignment.probes import ProbeBatch, Probes
+from lightning_dga.alignment.step_estimator import StepEstimator
 from lightning_dga.alignments import Alignments
 from lightning_dga.distributed import on_any_process
 
@@ -42,9 +42,9 @@ class SomeDomains:
         """See :class:`~lightning_dga.alignment.probes.Probes`."""
         return self.probes.by_domain(self._of(only))
 
-    def mixed(self, only: Sequence[int] | None = None) -> Iterator[ProbeBatch]:
+    def mixed(self, only: Sequence[int] | None = None, most: int | None = None) -> Iterator[ProbeBatch]:
         """See :class:`~lightning_dga.alignment.probes.Probes`."""
-        return self.probes.mixed(self._of(only))
+        return self.probes.mixed(self._of(only), most)
 
     def whole(self) -> "SomeDomains":
         """See :class:`~lightning_dga.alignment.probes.Probes`."""
@@ -71,7 +71,7 @@ class RehearsedStep:
     def measure(self, measurement: Measurement) -> Alignments | None:
         """See :class:`~lightning_dga.alignment.estimator.Estimator`."""
         estimator, probes = self._estimator, measurement.probes
-        estimator.begin(measurement, stale=())
+        estimator.begin(measurement, stale=(), pure=self._pure)
         try:
             for probe in probes.by_domain() if self._pure else probes.mixed():
                 estimator.watch(probe.domains, factor=self._loss.scale)

@@ -11,7 +11,14 @@ from lightning_dga import DynamicGradientAlignment
 from tests.alignment.reference import gradient
 from tests.toys import Plain, mixture, trainer
 
-PURE = {"batch_size": 1}
+PURE, MIXED = {"batch_size": 1}, {"batch_size": 6}
+
+
+class BySample(Plain):
+    """Also tells the loss of each sample."""
+
+    def alignment_loss(self, batch):
+        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
 
 
 class Compare(Callback):
@@ -24,7 +31,9 @@ class Compare(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if not self.batches:
             self.module = copy.deepcopy(pl_module)
-            self.target = trainer.datamodule.probes(self.callback._progress.updates, 3).target()
+            for module in self.module.modules():
+                vars(module).pop("forward", None)
+            self.target = trainer.datamodule.probes(self.callback._progress.updates, 30).target()
         self.batches.append((torch.from_numpy(trainer.datamodule.current_batch.domains), batch))
         self.steps = trainer.global_step
 
@@ -52,7 +61,7 @@ def half_precision():
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))
 
 
-@pytest.mark.parametrize("data", [PURE], ids=["batches of one domain"])
+@pytest.mark.parametrize("data", [PURE, MIXED], ids=["batches of one domain", "batches of many domains"])
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
@@ -66,10 +75,10 @@ def half_precision():
 @pytest.mark.parametrize("accumulated", [1, 5])
 def test_they_equal_the_reference(data, settings, tolerance, accumulated):
     settings = {name: value() if callable(value) else value for name, value in settings.items()}
-    callback = DynamicGradientAlignment(every_n_steps=2, estimator="in_step")
+    callback = DynamicGradientAlignment(every_n_steps=2, estimator="in_step", probe_batch_size=30)
     compare = Compare(callback)
     fit = trainer(callback, compare, max_steps=8, accumulate_grad_batches=accumulated, **settings)
-    fit.fit(Plain(), datamodule=mixture(**data))
+    fit.fit(BySample(), datamodule=mixture(**data))
     assert len(compare.pairs) == 4
     for found, values, counts in compare.pairs:
         now = found.ages == 0
@@ -97,16 +106,17 @@ def test_a_domain_that_no_step_held_is_carried_and_then_probed():
 
 def losses_of(callback, **settings):
     torch.manual_seed(0)
-    module = Plain(dropout=0.3, norm=settings.pop("norm", False))
+    module, batch_size = BySample(dropout=0.3), settings.pop("batch_size", 6)
     fit = trainer(*([callback] if callback else []), max_steps=6, **settings)
-    fit.fit(module, datamodule=mixture(batch_size=settings.pop("batch_size", 4)))
+    fit.fit(module, datamodule=mixture(batch_size=batch_size))
     return [loss.item() for loss in module.by_kind["loss"]], module.state_dict()
 
 
+@pytest.mark.parametrize("batch_size", [1, 6])
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_training_is_bitwise_as_without_it(accumulated):
+def test_training_is_bitwise_as_without_it(accumulated, batch_size):
     callback = DynamicGradientAlignment(every_n_steps=2, estimator="in_step", rule="static")
-    settings = {"accumulate_grad_batches": accumulated, "gradient_clip_val": 0.1}
+    settings = {"accumulate_grad_batches": accumulated, "gradient_clip_val": 0.1, "batch_size": batch_size}
     losses, state = losses_of(callback, **settings)
     plain_losses, plain_state = losses_of(None, **settings)
     assert losses == plain_losses
@@ -128,9 +138,9 @@ def test_nothing_stays_on_the_model_when_training_is_cut_short():
     assert not any(p._backward_hooks for p in module.parameters())
 
 
-def run_ddp(folder, ranks):
+def run_ddp(folder, ranks, batch_size=1):
     torch.manual_seed(0)
-    callback = DynamicGradientAlignment(every_n_steps=2, estimator="in_step", max_age=2)
+    callback = DynamicGradientAlignment(every_n_steps=2, estimator="in_step", max_age=2, probe_batch_size=12)
 
     class Save(Callback):
         def on_train_end(self, trainer, pl_module):
@@ -139,13 +149,14 @@ def run_ddp(folder, ranks):
 
     strategy = {"strategy": "ddp_fork", "devices": ranks} if ranks > 1 else {}
     fit = trainer(callback, Save(), max_steps=8, accumulate_grad_batches=4 // ranks, **strategy)
-    fit.fit(Plain(), datamodule=mixture(batch_size=1))
+    fit.fit(BySample(), datamodule=mixture(batch_size=batch_size))
     return [torch.load(folder / f"{ranks}-{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_processes_measure_what_one_does_on_all_their_batches(tmp_path, ranks):
-    (one,), many = run_ddp(tmp_path, 1), run_ddp(tmp_path, ranks)
+def test_processes_measure_what_one_does_on_all_their_batches(tmp_path, ranks, batch_size):
+    (one,), many = run_ddp(tmp_path, 1, batch_size), run_ddp(tmp_path, ranks, batch_size)
     for process in many:
         assert torch.equal(process["counts"], one["counts"])
         torch.testing.assert_close(process["values"], one["values"], rtol=1e-4, atol=1e-5)
