@@ -8,6 +8,23 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class SampleAlignments:
+    """The alignment of each sample of this process, ``<grad L_j, grad L_target>``, for a look at the data.
+
+    Attributes:
+        domains: Domain of each sample, ``[n]`` int64.
+        indices: Index of each within its domain, ``[n]`` int64.
+        values: Alignments, ``[n]`` float64.
+        losses: Losses, ``[n]`` float64.
+    """
+
+    domains: Tensor
+    indices: Tensor
+    values: Tensor
+    losses: Tensor
+
+
+@dataclass(frozen=True)
 class Alignments:
     """Gradient alignments of the k domains with the target set, all taken at the same parameters.
 
@@ -22,6 +39,7 @@ class Alignments:
         target_loss: Mean loss of the target batch.
         target_norm: Euclidean norm of the target gradient.
         step: Optimizer steps that were done when it was measured.
+        samples: The same sample by sample, where the estimator gives that; not kept in checkpoints.
     """
 
     values: Tensor
@@ -30,6 +48,7 @@ class Alignments:
     target_loss: float
     target_norm: float
     step: int
+    samples: SampleAlignments | None = None
 
     @property
     def measured(self) -> Tensor:
@@ -37,7 +56,7 @@ class Alignments:
         return self.counts > 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The fields as tensors and numbers, so that ``torch.load(weights_only=True)`` reads them."""
+        """All but the samples as tensors and numbers, so that ``torch.load(weights_only=True)`` reads them."""
         return {
             "values": self.values.clone(),
             "counts": self.counts.clone(),

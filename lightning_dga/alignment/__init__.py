@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from lightning_dga.alignment.backward import Backward
+from lightning_dga.alignment.batched import Batched
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
 from lightning_dga.alignment.gradient import FlatGradient
 from lightning_dga.alignment.isolation import isolated
@@ -12,11 +13,13 @@ from lightning_dga.alignment.probes import ProbeBatch, Probes
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "auto": Backward,
     "backward": Backward,
+    "batched": Batched,
 }
 
 __all__ = [
     "ESTIMATORS",
     "Backward",
+    "Batched",
     "Estimator",
     "EstimatorRefusal",
     "FlatGradient",

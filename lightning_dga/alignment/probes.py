@@ -37,8 +37,8 @@ class Probes(Protocol):
         """This process's share of the domains' samples (of ``only`` these, if given), one domain in each batch."""
         ...
 
-    def mixed(self, only: Sequence[int] | None = None) -> Iterator[ProbeBatch]:
-        """The same share in batches of many domains, of which every process has as many."""
+    def mixed(self, only: Sequence[int] | None = None, most: int | None = None) -> Iterator[ProbeBatch]:
+        """The same share in batches of many domains (of ``most`` samples at most), as many on every process."""
         ...
 
     def whole(self) -> "Probes":

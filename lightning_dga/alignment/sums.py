@@ -32,14 +32,28 @@ class DomainSums:
             losses: Mean loss of the row's samples, ``[n]``.
             counts: Samples in each row, ``[n]``; may be fractions, where several processes measure the same samples.
         """
-        sums = self._sums
-        domains, dots, losses, counts = (part.detach().to(sums.device) for part in (domains, dots, losses, counts))
+        dots, losses, counts = (part.detach().to(self._sums) for part in (dots, losses, counts))
+        self._add(domains, torch.stack([dots * counts, losses * counts, counts, torch.zeros_like(counts)]))
+
+    def add_terms(self, domains: Tensor, terms: Tensor, counts: Tensor) -> None:
+        """Adds to the inner products of samples that have been, or will be, counted by :meth:`add`.
+
+        Args:
+            domains: Domain of each row, ``[n]`` int64.
+            terms: Mean over the row's samples of what another part of the parameters adds, ``[n]``.
+            counts: Samples in each row, ``[n]``.
+        """
+        terms, counts = (part.detach().to(self._sums) for part in (terms, counts))
+        nothing = torch.zeros_like(terms)
+        self._add(domains, torch.stack([terms * counts, nothing, nothing, nothing]))
+
+    def _add(self, domains: Tensor, rows: Tensor) -> None:
+        domains = domains.to(rows.device)
         counted = domains >= 0
-        dots, losses, counts = (part.to(sums.dtype)[counted] for part in (dots, losses, counts))
-        rows = torch.stack([dots * counts, losses * counts, counts, torch.zeros_like(counts)])
+        rows = rows[:, counted]
         refusal = torch.zeros_like(rows)
         refusal[3] = 1
-        sums.index_add_(1, domains[counted], torch.where(rows.isfinite().all(0), rows, refusal))
+        self._sums.index_add_(1, domains[counted], torch.where(rows.isfinite().all(0), rows, refusal))
 
     def alignments(self, step: int) -> Alignments:
         """The alignments over all processes, by one collective of 4 k numbers."""

@@ -86,21 +86,23 @@ class Probes:
         """
         return self._by_domain(self.reader.domains, self.size, only)
 
-    def mixed(self, only: Sequence[int] | None = None) -> Iterator[Probe]:
+    def mixed(self, only: Sequence[int] | None = None, most: int | None = None) -> Iterator[Probe]:
         """This process's share of the domains' samples, in batches of many domains, as many on every process.
 
         Where the samples do not divide evenly, the last processes repeat one that is marked as not to be counted.
 
         Args:
             only: The domains to read; all if not given.
+            most: Samples in one batch at most; if not given, or more than the reader's, the reader's.
         """
+        size = min(most or self.reader.most, self.reader.most)
         reader = self.reader.domains
         domains, positions = _flat(reader.sizes, self.size, self.update, only)
         share = -(-len(domains) // self.world_size)
         own = np.arange(self.rank * share, (self.rank + 1) * share)
         counted, own = own < len(domains), np.minimum(own, len(domains) - 1)
-        for start in range(0, share, self.reader.most):
-            part = own[start : start + self.reader.most]
+        for start in range(0, share, size):
+            part = own[start : start + size]
             probe = self._probe(reader, domains[part], positions[part], self.update * self.size)
             yield replace(probe, domains=np.where(counted[start : start + len(part)], probe.domains, -1))
 

@@ -58,6 +58,9 @@ class GPT(LightningModule):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(_Block(d_model, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(d_model)
+        # on no device, so that it draws no random numbers for a weight that is the embedding's
+        self.head = nn.Linear(d_model, vocab_size, bias=False, device="meta")
+        self.head.weight = self.token_embedding.weight
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
         self._initialize(d_model, num_layers)
@@ -69,7 +72,8 @@ class GPT(LightningModule):
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
         for block in self.blocks:
             x = block(x)
-        return F.linear(self.norm(x), self.token_embedding.weight)
+        logits: Tensor = self.head(self.norm(x))
+        return logits
 
     def alignment_loss(self, batch: Tensor) -> Tensor:
         """Mean cross-entropy of each sequence, ``[batch]``, in nats per token."""

@@ -1,0 +1,184 @@
+"""One backward pass for a batch of samples of many domains."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lightning_dga.alignment.eager import eagerly
+from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
+from lightning_dga.alignment.gradient import total, visit_gradients
+from lightning_dga.alignment.layers import Direction
+from lightning_dga.alignment.plan import Plan, make_plan, signature
+from lightning_dga.alignment.probes import ProbeBatch
+from lightning_dga.alignment.samples import Layer, MisfitError, attached, contraction, handled
+from lightning_dga.alignment.sums import DomainSums
+from lightning_dga.alignment.target import TargetGradient, target_gradient
+from lightning_dga.alignments import Alignments, SampleAlignments
+from lightning_dga.distributed import gathered, sum_over_processes_
+
+
+class Batched:
+    """Exact alignments of each sample of a batch, whatever domains they are of, from one backward pass for all.
+
+    With ``z`` the derivative of a layer's output along the target gradient of its parameters, the layer adds
+    ``<dL/dy_j, z_j>`` to the alignment of sample *j*. Parameters that are used outside of layers (a functional use of a
+    tied weight, the experts of a mixture, recurrent layers) are measured by one backward pass for each domain, of
+    these parameters alone. Which is which is found by running the model; see :mod:`lightning_dga.alignment.plan`.
+
+    The loss has to give one value for each sample. Memory beyond a training step's is one gradient, whatever k is.
+    """
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+        self._planned_for: object = None
+
+    def measure(self, measurement: Measurement) -> Alignments | None:
+        """See :class:`~lightning_dga.alignment.estimator.Estimator`.
+
+        Raises:
+            EstimatorRefusal: If there is no loss for each sample, if a sample's loss depends on the others in its
+                batch, if no layer can be seen by sample, or if parameters outside of layers are spread over processes.
+        """
+        target = target_gradient(measurement)
+        if target is None:
+            return None
+        with eagerly(measurement.module):
+            made_for = signature(measurement)
+            if self._plan is None or self._planned_for != made_for or not self._plan.proven:
+                self._plan, self._planned_for = make_plan(measurement), made_for
+            while True:
+                passes = _Passes(measurement, target, self._plan)
+                result, self._plan = passes.alignments(), passes.plan
+                if result is not None:
+                    return result
+
+
+class _Passes:
+    """The passes of one measurement under a plan, and what they find the plan to be wrong about."""
+
+    def __init__(self, measurement: Measurement, target: TargetGradient, plan: Plan) -> None:
+        self.plan = plan
+        self._measurement = measurement
+        self._target = target
+        self._sums = DomainSums(target, measurement.num_domains)
+        self._samples: list[SampleAlignments] = []
+
+    def alignments(self) -> Alignments | None:
+        """The alignments; ``None`` where a layer was not called as planned, and :attr:`plan` does without it now."""
+        layers = self.plan.layers
+        self._refuse_what_is_not_exact()
+        self._try(self._by_sample)
+        self._refuse_what_is_not_exact()
+        if self.plan.layers == layers and self.plan.leftovers:
+            self._try(self._leftovers_by_domain)
+        if self.plan.layers != layers:
+            return None
+        alignments = self._sums.alignments(self._measurement.step)
+        # a leftover's part is known of a domain only
+        return alignments if self.plan.leftovers else replace(alignments, samples=_joined(self._samples))
+
+    def _refuse_what_is_not_exact(self) -> None:
+        if not self.plan.layers:
+            raise EstimatorRefusal(
+                f"no layer of {type(self._measurement.module).__name__} can be seen sample by sample. Use "
+                '`estimator="backward"`.'
+            )
+        if self.plan.leftovers and self._target.gradient.sharded:
+            names = {id(parameter): name for name, parameter in self._measurement.module.named_parameters()}
+            found = [names[id(self._measurement.parameters[index])] for index in sorted(self.plan.leftovers)]
+            raise EstimatorRefusal(
+                f"parameters are spread over processes, and these are used outside of layers that can be seen sample "
+                f'by sample: {", ".join(found)}. Use `estimator="backward"`.'
+            )
+
+    def _try(self, run: Callable[[], set[int]]) -> None:
+        """Runs passes; then all processes take out of the plan what any of them found not to be as planned."""
+        layers, parameters = self.plan.layers, self._measurement.parameters
+        misfit, leftovers = None, set(self.plan.leftovers)
+        try:
+            leftovers |= run()
+        except MisfitError as error:
+            if self._target.gradient.sharded:
+                raise  # the others wait for this process in the middle of a pass
+            misfit = error.layer
+        found = [layer is misfit for layer in layers] + [index in leftovers for index in range(len(parameters))]
+        votes = self._target.gradient.accumulator(len(found))
+        somewhere = sum_over_processes_(votes + votes.new_tensor(found)).tolist()
+        plan = replace(self.plan, leftovers=frozenset(i for i, n in enumerate(somewhere[len(layers) :]) if n))
+        self.plan = plan.without(layer for layer, n in zip(layers, somewhere, strict=False) if n)
+
+    def _by_sample(self) -> set[int]:
+        """One pass for each batch; gives the parameters that autograd still found, which are leftovers."""
+        leftovers = set(self.plan.leftovers)
+        for probe in self._measurement.probes.mixed():
+            dots, losses = self._one_batch(probe, leftovers)
+            domains, indices = torch.from_numpy(probe.domains), torch.from_numpy(probe.indices)
+            self._sums.add(domains, dots, losses, torch.ones_like(dots))
+            values, losses = (part.to("cpu", torch.float64) for part in (dots, losses))
+            self._samples.append(SampleAlignments(domains, indices, values, losses))
+        return leftovers
+
+    def _one_batch(self, probe: ProbeBatch, leftovers: set[int]) -> tuple[Tensor, Tensor]:
+        """Alignments and losses of a batch's samples, ``[n]`` each; adds to the leftovers what else autograd finds."""
+        measurement, loss = self._measurement, self._measurement.loss
+        leaf = self._target.gradient.accumulator(len(probe.domains)).requires_grad_()
+        dots = torch.zeros_like(leaf, requires_grad=False)
+        # what is a leftover already need not be found again
+        rest = [index for index in range(len(measurement.parameters)) if index not in leftovers]
+
+        def visit(index: int, gradient: Tensor) -> None:
+            if index == 0:
+                dots.add_(gradient)  # several times under reentrant checkpointing
+            else:
+                leftovers.add(rest[index - 1])
+
+        with handled(self.plan.layers, len(leaf), partial(self._attach, leaf)):
+            losses = loss.of_samples(probe.batch)
+            leaves = [leaf, *(measurement.parameters[index] for index in rest)]
+            visit_gradients(losses.sum() * loss.scale, leaves, visit, measurement.bystanders)
+        return dots / loss.scale, losses.detach()
+
+    def _attach(self, leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+        return attached(layer, x, y, leaf, partial(self._contract, layer))
+
+    def _contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
+        return contraction(layer, x, dy, self._direction(layer))
+
+    def _direction(self, layer: Layer) -> Direction:
+        parameters, gradient = self._measurement.parameters, self._target.gradient
+        return {
+            name: gathered(gradient.view(parameters[index]), like=parameters[index])
+            for name, index in layer.parameters.items()
+        }
+
+    def _leftovers_by_domain(self) -> set[int]:
+        """The reference's way for the leftovers alone, while their uses in layers stay hidden."""
+        measurement, gradient = self._measurement, self._target.gradient
+        loss, leftovers = measurement.loss, sorted(self.plan.leftovers)
+        parameters = [measurement.parameters[index] for index in leftovers]
+        for probe in measurement.probes.by_domain():
+            terms: list[Tensor] = []
+
+            def visit(index: int, part: Tensor, terms: list[Tensor] = terms) -> None:
+                terms.append(gradient.term(leftovers[index], part))
+
+            with handled(self.plan.layers, len(probe.domains), lambda layer, x, y: y):
+                mean = loss.of_samples(probe.batch, with_graph=False).mean()
+                if mean.requires_grad:
+                    visit_gradients(mean * loss.scale, parameters, visit, measurement.bystanders)
+            term = total(terms, like=gradient.buffers[0])[None] / loss.scale
+            self._sums.add_terms(torch.from_numpy(probe.domains[:1]), term, term.new_tensor([len(probe.domains)]))
+        return set()
+
+
+def _joined(parts: list[SampleAlignments]) -> SampleAlignments:
+    """All samples that count, as one."""
+    counted = [part.domains >= 0 for part in parts]
+    columns = [
+        torch.cat([getattr(part, column.name)[own] for part, own in zip(parts, counted, strict=True)])
+        for column in fields(SampleAlignments)
+    ]
+    return SampleAlignments(*columns)
