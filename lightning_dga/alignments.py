@@ -8,6 +8,23 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class SampleAlignments:
+    """The alignment of each sample of this process, ``<grad L_j, grad L_target>``, for a look at the data.
+
+    Attributes:
+        domains: Domain of each sample, ``[n]`` int64.
+        indices: Index of each within its domain, ``[n]`` int64.
+        values: Alignments, ``[n]`` float64.
+        losses: Losses, ``[n]`` float64.
+    """
+
+    domains: Tensor
+    indices: Tensor
+    values: Tensor
+    losses: Tensor
+
+
+@dataclass(frozen=True)
 class Alignments:
     """Gradient alignments of the k domains with the target set, all taken at the same parameters.
 
@@ -23,8 +40,7 @@ class Alignments:
         target_loss: Mean loss of the target batch.
         target_norm: Euclidean norm of the target gradient.
         step: Optimizer steps that were done when it was measured.
-        ages: How many measurements ago each domain's entries were taken, ``[k]`` int64. 0 unless they are carried over
-            from an earlier one (:meth:`carrying`).
+        samples: The same sample by sample, where the estimator gives that; not kept in checkpoints.
     """
 
     values: Tensor
@@ -33,11 +49,7 @@ class Alignments:
     target_loss: float
     target_norm: float
     step: int
-    ages: Tensor = None  # type: ignore[assignment]  # zeros, filled in below
-
-    def __post_init__(self) -> None:
-        if self.ages is None:
-            object.__setattr__(self, "ages", torch.zeros_like(self.counts))
+    samples: SampleAlignments | None = None
 
     @property
     def measured(self) -> Tensor:
@@ -58,7 +70,7 @@ class Alignments:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The fields as tensors and numbers, so that ``torch.load(weights_only=True)`` reads them."""
+        """All but the samples as tensors and numbers, so that ``torch.load(weights_only=True)`` reads them."""
         return {
             "values": self.values.clone(),
             "counts": self.counts.clone(),

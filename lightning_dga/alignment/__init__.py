@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lightning_dga.alignment.auto import Auto
 from lightning_dga.alignment.backward import Backward
-from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_overhead
+from lightning_dga.alignment.batched import Batched
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
 from lightning_dga.alignment.finite_difference import FiniteDifference
 from lightning_dga.alignment.gradient import FlatGradient
@@ -25,8 +25,7 @@ from lightning_dga.alignment.step_estimator import StepEstimator
 ESTIMATORS: dict[str, Callable[[], Estimator | StepEstimator | Auto]] = {
     "auto": Auto,
     "backward": Backward,
-    "finite_difference": FiniteDifference,
-    "in_step": InStep,
+    "batched": Batched,
 }
 
 __all__ = [
@@ -34,6 +33,7 @@ __all__ = [
     "SAMPLE_COST",
     "Auto",
     "Backward",
+    "Batched",
     "Estimator",
     "EstimatorRefusal",
     "FiniteDifference",

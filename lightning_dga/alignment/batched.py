@@ -1,7 +1,7 @@
 """One backward pass for a batch of samples of many domains."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
 from lightning_dga.alignment.gradient import total, visit_gradients
 from lightning_dga.alignment.layers import Direction
 from lightning_dga.alignment.plan import Plan, make_plan, signature
+from lightning_dga.alignment.probes import ProbeBatch
 from lightning_dga.alignment.samples import Layer, MisfitError, attached, contraction, handled
 from lightning_dga.alignment.sums import DomainSums
 from lightning_dga.alignment.target import TargetGradient, target_gradient
@@ -111,31 +112,34 @@ class _Passes:
 
     def _by_sample(self) -> set[int]:
         """One pass for each batch; gives the parameters that autograd still found, which are leftovers."""
-        measurement, gradient = self._measurement, self._target.gradient
-        parameters, loss = measurement.parameters, measurement.loss
         leftovers = set(self.plan.leftovers)
-        for probe in measurement.probes.mixed():
-            leaf = gradient.accumulator(len(probe.domains)).requires_grad_()
-            dots = torch.zeros_like(leaf)
-            # what is known to be a leftover need not be found again
-            looked_for = [index for index in range(len(parameters)) if index not in leftovers]
-
-            def visit(index: int, part: Tensor, dots: Tensor = dots, looked_for: list[int] = looked_for) -> None:
-                if index == 0:
-                    dots += part / loss.scale
-                else:
-                    leftovers.add(looked_for[index - 1])
-
-            attach = partial(self._attach, leaf)
-            with handled(self.plan.layers, len(leaf), attach):
-                losses = loss.of_samples(probe.batch)
-                leaves = [leaf, *(parameters[index] for index in looked_for)]
-                visit_gradients(losses.sum() * loss.scale, leaves, visit, measurement.bystanders)
+        for probe in self._measurement.probes.mixed():
+            dots, losses = self._one_batch(probe, leftovers)
             domains, indices = torch.from_numpy(probe.domains), torch.from_numpy(probe.indices)
             self._sums.add(domains, dots, losses, torch.ones_like(dots))
-            values, losses = (part.detach().to("cpu", torch.float64) for part in (dots, losses))
+            values, losses = (part.to("cpu", torch.float64) for part in (dots, losses))
             self._samples.append(SampleAlignments(domains, indices, values, losses))
         return leftovers
+
+    def _one_batch(self, probe: ProbeBatch, leftovers: set[int]) -> tuple[Tensor, Tensor]:
+        """Alignments and losses of a batch's samples, ``[n]`` each; adds to the leftovers what else autograd finds."""
+        measurement, loss = self._measurement, self._measurement.loss
+        leaf = self._target.gradient.accumulator(len(probe.domains)).requires_grad_()
+        dots = torch.zeros_like(leaf, requires_grad=False)
+        # what is a leftover already need not be found again
+        rest = [index for index in range(len(measurement.parameters)) if index not in leftovers]
+
+        def visit(index: int, gradient: Tensor) -> None:
+            if index == 0:
+                dots.add_(gradient)  # several times under reentrant checkpointing
+            else:
+                leftovers.add(rest[index - 1])
+
+        with handled(self.plan.layers, len(leaf), partial(self._attach, leaf)):
+            losses = loss.of_samples(probe.batch)
+            leaves = [leaf, *(measurement.parameters[index] for index in rest)]
+            visit_gradients(losses.sum() * loss.scale, leaves, visit, measurement.bystanders)
+        return dots / loss.scale, losses.detach()
 
     def _attach(self, leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         return attached(layer, x, y, leaf, partial(self._contract, layer))
@@ -172,5 +176,9 @@ class _Passes:
 
 def _joined(parts: list[SampleAlignments]) -> SampleAlignments:
     """All samples that count, as one."""
-    if not parts:
-        ...
+    counted = [part.domains >= 0 for part in parts]
+    columns = [
+        torch.cat([getattr(part, column.name)[own] for part, own in zip(parts, counted, strict=True)])
+        for column in fields(SampleAlignments)
+    ]
+    return SampleAlignments(*columns)

@@ -91,7 +91,7 @@ def handled(layers: Iterable[Layer], size: int, attach: Attach) -> Iterator[None
         x = lone_input(args, kwargs)
         if x is None or not layer.fits(x.shape, size):
             raise MisfitError(layer)
-        own = layer.module._parameters
+        own: dict[str, Any] = layer.module._parameters
         with parameters_as(layer.module, {name: own[name].detach() for name in layer.parameters}):
             y = type(layer.module).forward(layer.module, x)
         if layer.rows is Rows.SAMPLES and y.shape[:1] != x.shape[:1]:
@@ -106,22 +106,12 @@ def handled(layers: Iterable[Layer], size: int, attach: Attach) -> Iterator[None
 def calls_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Gives modules another forward each, inside their hooks."""
     try:
-        replace_calls(forwards)
+        for module, forward in forwards.items():
+            vars(module)["forward"] = forward
         yield
     finally:
-        restore_calls(forwards)
-
-
-def replace_calls(forwards: Mapping[nn.Module, Callable[..., Any]]) -> None:
-    """Begins what :func:`calls_replaced` does."""
-    for module, forward in forwards.items():
-        vars(module)["forward"] = forward
-
-
-def restore_calls(modules: Iterable[nn.Module]) -> None:
-    """Ends it."""
-    for module in modules:
-        vars(module).pop("forward", None)
+        for module in forwards:
+            vars(module).pop("forward", None)
 
 
 def lone_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
@@ -140,6 +130,7 @@ class SampleContraction(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, x: Tensor, leaf: Tensor, contract: Contract) -> Tensor:  # noqa: D102
         ctx.save_for_backward(x)
         ctx.contract = contract
+        ctx.leaf = leaf.detach()
         ctx.precision = _precision(y.device.type)
         # not a view, which could not be changed in place as `out += x` does
         return y.detach()
@@ -148,7 +139,7 @@ class SampleContraction(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor, None]:  # noqa: D102
         (x,) = ctx.saved_tensors
         with ctx.precision:
-            return dy, None, ctx.contract(x, dy), None
+            return dy, None, ctx.contract(x, dy).to(ctx.leaf), None
 
 
 def attached(layer: Layer, x: Tensor, y: Tensor, leaf: Tensor, contract: Contract) -> Tensor:
