@@ -40,6 +40,8 @@ class Alignments:
         target_loss: Mean loss of the target batch.
         target_norm: Euclidean norm of the target gradient.
         step: Optimizer steps that were done when it was measured.
+        ages: How many measurements ago each domain's entries were taken, ``[k]`` int64. 0 unless they are carried over
+            from an earlier one (:meth:`carrying`).
         samples: The same sample by sample, where the estimator gives that; not kept in checkpoints.
     """
 
@@ -49,7 +51,12 @@ class Alignments:
     target_loss: float
     target_norm: float
     step: int
+    ages: Tensor = None  # type: ignore[assignment]  # zeros, filled in below
     samples: SampleAlignments | None = None
+
+    def __post_init__(self) -> None:
+        if self.ages is None:
+            object.__setattr__(self, "ages", torch.zeros_like(self.counts))
 
     @property
     def measured(self) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from lightning_dga.alignment.auto import Auto
 from lightning_dga.alignment.backward import Backward
 from lightning_dga.alignment.batched import Batched
+from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_overhead
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
 from lightning_dga.alignment.finite_difference import FiniteDifference
 from lightning_dga.alignment.gradient import FlatGradient
@@ -26,6 +27,8 @@ ESTIMATORS: dict[str, Callable[[], Estimator | StepEstimator | Auto]] = {
     "auto": Auto,
     "backward": Backward,
     "batched": Batched,
+    "finite_difference": FiniteDifference,
+    "in_step": InStep,
 }
 
 __all__ = [

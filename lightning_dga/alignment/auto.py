@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lightning_dga.alignment.backward import Backward
+from lightning_dga.alignment.batched import Batched
 from lightning_dga.alignment.compiled import is_compiled
 from lightning_dga.alignment.cost import TrainingStep
 from lightning_dga.alignment.estimator import Estimator, Measurement
@@ -26,7 +27,10 @@ _TRIAL_ROUNDS = 2
 # the reference is given up only for what is clearly faster
 _CLEARLY = 0.95
 
-_CANDIDATES: Mapping[str, Callable[[], Estimator]] = {"finite_difference": FiniteDifference}
+_CANDIDATES: Mapping[str, Callable[[], Estimator]] = {
+    "batched": Batched,
+    "finite_difference": FiniteDifference,
+}
 
 
 class Auto:

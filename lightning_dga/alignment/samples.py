@@ -106,12 +106,22 @@ def handled(layers: Iterable[Layer], size: int, attach: Attach) -> Iterator[None
 def calls_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Gives modules another forward each, inside their hooks."""
     try:
-        for module, forward in forwards.items():
-            vars(module)["forward"] = forward
+        replace_calls(forwards)
         yield
     finally:
-        for module in forwards:
-            vars(module).pop("forward", None)
+        restore_calls(forwards)
+
+
+def replace_calls(forwards: Mapping[nn.Module, Callable[..., Any]]) -> None:
+    """Begins what :func:`calls_replaced` does."""
+    for module, forward in forwards.items():
+        vars(module)["forward"] = forward
+
+
+def restore_calls(modules: Iterable[nn.Module]) -> None:
+    """Ends it."""
+    for module in modules:
+        vars(module).pop("forward", None)
 
 
 def lone_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:

@@ -33,6 +33,8 @@ class DomainSums:
             losses: Mean loss of the row's samples, ``[n]``; ``None`` where it was not seen.
             counts: Samples in each row, ``[n]``; may be fractions, where several processes measure the same samples.
         """
+        if losses is None:
+            self._losses_seen, losses = False, torch.zeros_like(dots)
         dots, losses, counts = (part.detach().to(self._sums) for part in (dots, losses, counts))
         self._add(domains, torch.stack([dots * counts, losses * counts, counts, torch.zeros_like(counts)]))
 
