@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/dga-report runs/demo/uniform_seed0 runs/demo/dga_seed0
 
 test: lint types $(READY)
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not cluster'
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not cluster'
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -29,6 +29,8 @@ def isolated(module: nn.Module) -> Iterator[None]:
     Attributes are set back, tensors, lists, dicts and sets among them by content; this covers the state of a
     torchmetrics ``Metric`` and what a ``training_step`` collects. Objects of other types are not looked into.
 
+    What is compiled by ``torch.compile`` runs eagerly, and nothing is compiled.
+
     Args:
         module: The model, with all that hangs below it.
     """
@@ -38,6 +40,8 @@ def isolated(module: nn.Module) -> Iterator[None]:
         stack.enter_context(_attributes(module))
         stack.enter_context(_evaluation_mode(module))
         stack.enter_context(_muted(module))
+        # compiling a probe's batch size would replace the code that training runs through by one for any size
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 

@@ -6,7 +6,9 @@ import torch
 
 
 def as_double(batch):
-    return [part.double() if part.is_floating_point() else part for part in batch]
+    if isinstance(batch, torch.Tensor):
+        return batch.double() if batch.is_floating_point() else batch
+    return [as_double(part) for part in batch]
 
 
 def gradient(model, loss, batches):

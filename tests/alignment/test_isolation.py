@@ -79,6 +79,39 @@ def test_recurrent_layers_keep_training_mode_without_their_dropout():
     assert module["rnn"].dropout == 0.5 and module["dropout"].training
 
 
+class Compiled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_training_runs_through_the_same_compiled_code_whatever_the_probes_look_like():
+    torch.compiler.reset()
+    compiled, used = [], []
+
+    def backend(graph, _):
+        compiled.append(graph)
+        number = len(compiled)
+
+        def run(*arguments):
+            used.append(number)
+            return graph(*arguments)
+
+        return run
+
+    model = Compiled()
+    model.compile(backend=backend)
+    for _ in range(3):
+        model(torch.randn(8, 4)).mean().backward()
+        with isolated(model):
+            for size in (3, 5):
+                model(torch.randn(size, 4))
+    assert used == [1, 1, 1]
+
+
 class WithItsOwn(Plain):
     def alignment_loss(self, batch):
         return self.loss(batch) * 2

@@ -1,0 +1,117 @@
+"""Every model of the zoo under every estimator and precision: exact, or refused with the reason.
+
+A cell's error is the largest difference from the float64 reference of the same parameters, over the largest absolute
+alignment of the cell or the squared norm of its target gradient, whichever is larger: a product of gradients that are
+nearly orthogonal has no scale of its own.
+"""
+
+import sys
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+
+from lightning_dga.alignment import ESTIMATORS, EstimatorRefusal, Measurement, ProbeLoss, isolated
+from tests.alignment.models import DOMAINS, HUGGING_FACE, ZOO, compiled, mixture
+from tests.alignment.reference import alignments as reference
+from tests.alignment.reference import gradient
+
+PROBE_BASED = [name for name in ("backward", "batched", "finite_difference") if name in ESTIMATORS]
+
+TOLERANCES = {"fp32": 1e-4, "bf16-mixed": 1e-2, "bf16-true": 1e-2}
+FINITE_DIFFERENCE = {**TOLERANCES, "fp32": 1e-3}
+
+# (estimator, model, precision), each or any: what the refusal says
+REFUSED: dict[tuple[str, str | None, str | None], str] = {}
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet():
+    """Models of one class share what was compiled of it, up to a limit beyond which all run as if never compiled."""
+    torch.compiler.reset()
+
+
+def refusal(*cell):
+    for key, reason in REFUSED.items():
+        if all(wanted in (None, own) for wanted, own in zip(key, cell, strict=True)):
+            return reason
+    return None
+
+
+def loss(module, batch):
+    return module.alignment_loss(batch)
+
+
+def check(estimator, name, case, precision, surroundings=isolated):
+    torch.manual_seed(0)
+    model, data = case.build(), mixture(case.draw)
+    if precision == "bf16-true":
+        model, data = model.bfloat16(), mixture(lambda generator: rounded(case.draw(generator)))
+    probes = data.probes(0, 3)
+    expected = reference(model, loss, data, 0, 3, DOMAINS)
+    target = gradient(model, loss, [(len(probe.domains), probe.batch) for probe in probes.target()])
+    scale = max(expected.abs().max(), target @ target)
+    assert scale > 1e-3, "gradients as small as these would show nothing"
+    context = (lambda: torch.autocast("cpu", torch.bfloat16)) if precision == "bf16-mixed" else nullcontext
+
+    model = case.prepare(model.train())
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    measurement = Measurement(
+        model, ProbeLoss(model, loss, forward_context=context), parameters, probes, num_domains=DOMAINS, step=1
+    )
+    reason = refusal(estimator, name, precision)
+    with surroundings(model), pytest.raises(EstimatorRefusal, match=reason) if reason else nullcontext():
+        found = ESTIMATORS[estimator]().measure(measurement)
+    if reason is None:
+        tolerance = (FINITE_DIFFERENCE if estimator == "finite_difference" else TOLERANCES)[precision]
+        error = ((found.values - expected).abs().max() / scale).item()
+        assert error < tolerance
+        assert found.counts.tolist() == [3] * DOMAINS
+    assert not any(p.grad is not None or p._backward_hooks for p in model.parameters())
+
+
+def rounded(sample):
+    if isinstance(sample, tuple):
+        return tuple(rounded(part) for part in sample)
+    return sample.bfloat16() if sample.is_floating_point() else sample
+
+
+def cells(zoo, precisions=tuple(TOLERANCES)):
+    return pytest.mark.parametrize(
+        ("estimator", "name", "precision"),
+        [
+            pytest.param(estimator, name, precision, id=f"{estimator}-{name}-{precision}")
+            for estimator in PROBE_BASED
+            for name in zoo
+            for precision in precisions
+        ],
+    )
+
+
+@cells(ZOO)
+def test_exact_or_refused(estimator, name, precision):
+    check(estimator, name, ZOO[name], precision)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="transformers, as pinned, needs Python 3.11")
+@pytest.mark.xdist_group("transformers")
+@cells(HUGGING_FACE)
+def test_exact_or_refused_on_hugging_face_models(estimator, name, precision):
+    check(estimator, name, HUGGING_FACE[name], precision)
+
+
+@contextmanager
+def evaluation(model):
+    """A loop of one's own, where what is compiled runs compiled; the callback's probes run eagerly."""
+    yield model.eval()
+
+
+@cells(compiled("aot_eager"), ["fp32"])
+def test_exact_or_refused_through_compiled_code(estimator, name, precision):
+    check(estimator, name, compiled("aot_eager")[name], precision, evaluation)
+
+
+@pytest.mark.slow
+@cells(compiled("inductor"), ["fp32", "bf16-mixed"])
+def test_exact_or_refused_through_code_of_inductor(estimator, name, precision):
+    check(estimator, name, compiled("inductor")[name], precision, evaluation)
