@@ -2,6 +2,7 @@
 
     python benchmarks/scenarios.py --root DIR                the full table
     python benchmarks/scenarios.py --root DIR --quick        the same columns in under a minute
+    python benchmarks/scenarios.py --root DIR --rules dga --estimators backward in_step auto
 
 Every cell is a `dga-train` run of its own, with one thread. Seeds are paired: rules with one seed share the data
 sample, the initialisation and the order within each domain. Finished runs are kept in `--runs` and not run again.
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 
 RULES = ("uniform", "importance", "dga", "dga_paper")
+ALIGNING = ("dga", "dga_paper")
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,29 @@ class Run:
     target: str
     cap: int
     rule: str
+    estimator: str
     seed: int
     steps: int
 
     def folder(self, runs: Path) -> Path:
-        return runs / f"{self.target}-cap{self.cap}-steps{self.steps}" / f"{self.rule}_seed{self.seed}"
+        cell = f"{self.rule}_{self.estimator}_seed{self.seed}"
+        return runs / f"{self.target}-cap{self.cap}-steps{self.steps}" / cell
+
+    @property
+    def aligns(self) -> bool:
+        return self.rule in ALIGNING
 
 
 def main() -> None:
     options = arguments()
     histograms = {target: histogram(options, target) for target in options.targets}
     runs = [
-        Run(target, cap, rule, seed, options.steps)
+        Run(target, cap, rule, estimator, seed, options.steps)
         for target in options.targets
         for cap in options.caps
         for seed in options.seeds
         for rule in options.rules
+        for estimator in (options.estimators if rule in ALIGNING else ["none"])
     ]
     with ThreadPoolExecutor(options.jobs) as pool:
         metrics = dict(
@@ -64,6 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=["math"], metavar="NAME")
     parser.add_argument("--caps", nargs="+", type=int, default=[20_000], metavar="TOKENS", help="per domain")
     parser.add_argument("--rules", nargs="+", default=["uniform", "importance", "dga"], choices=RULES)
+    parser.add_argument("--estimators", nargs="+", default=["auto"], metavar="NAME", help="of the rules that align")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
@@ -94,6 +104,8 @@ def execute(run: Run, options: argparse.Namespace, histogram: Path) -> dict[str,
             *(f"data.cache_dir={options.runs / 'tokens'}", f"seed={run.seed}", f"trainer.max_steps={run.steps}"),
             *("trainer.enable_progress_bar=false", "~callbacks.progress", "overwrite=true", f"hydra.run.dir={folder}"),
         ]
+        if run.aligns:
+            call.append(f"callbacks.dga.estimator={run.estimator}")
         if run.rule == "importance":
             call.append(f"callbacks.dga.rule.histogram=${{json:{histogram}}}")
         finished = subprocess.run(call, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
@@ -104,16 +116,16 @@ def execute(run: Run, options: argparse.Namespace, histogram: Path) -> dict[str,
     return metrics
 
 
-def groups(metrics: dict[Run, dict[str, Any]]) -> dict[tuple[str, int, str], list[Run]]:
-    found: dict[tuple[str, int, str], list[Run]] = {}
+def groups(metrics: dict[Run, dict[str, Any]]) -> dict[tuple[str, int, str, str], list[Run]]:
+    found: dict[tuple[str, int, str, str], list[Run]] = {}
     for run in metrics:
-        found.setdefault((run.target, run.cap, run.rule), []).append(run)
+        found.setdefault((run.target, run.cap, run.rule, run.estimator), []).append(run)
     return found
 
 
 def rows(metrics: dict[Run, dict[str, Any]]) -> list[dict[str, Any]]:
     result = []
-    for (target, cap, rule), runs in groups(metrics).items():
+    for (target, cap, rule, estimator), runs in groups(metrics).items():
         losses = [metrics[run]["test/target_loss"] for run in runs]
         result.append(
             {
@@ -121,6 +133,7 @@ def rows(metrics: dict[Run, dict[str, Any]]) -> list[dict[str, Any]]:
                 "target": target,
                 "cap": cap,
                 "rule": rule,
+                "estimator": estimator,
                 "steps": runs[0].steps,
                 "seeds": [run.seed for run in runs],
                 "value": statistics.mean(losses),
@@ -136,10 +149,20 @@ def rows(metrics: dict[Run, dict[str, Any]]) -> list[dict[str, Any]]:
 
 def table(metrics: dict[Run, dict[str, Any]]) -> str:
     seeds = sorted({run.seed for run in metrics})
-    head = ["target", "tokens/domain", "rule", "test loss", "std", *(f"seed {s}" for s in seeds), "aligning", "epochs"]
+    head = [
+        "target",
+        "tokens/domain",
+        "rule",
+        "estimator",
+        "test loss",
+        "std",
+        *(f"seed {s}" for s in seeds),
+        "aligning",
+        "epochs",
+    ]
     body = [
         [
-            *(row["target"], f"{row['cap']:,}", row["rule"], f"{row['value']:.3f}"),
+            *(row["target"], f"{row['cap']:,}", row["rule"], row["estimator"], f"{row['value']:.3f}"),
             "-" if row["spread"] is None else f"{row['spread']:.3f}",
             *(f"{value:.3f}" for value in row["values"]),
             *(f"{row['aligning']:.0%}", f"{row['epochs_of_top_domain']:.1f}"),
@@ -154,7 +177,7 @@ def table(metrics: dict[Run, dict[str, Any]]) -> str:
 
 
 def command(options: argparse.Namespace) -> str:
-    lists = {name: getattr(options, name) for name in ("targets", "caps", "rules", "seeds")}
+    lists = {name: getattr(options, name) for name in ("targets", "caps", "rules", "estimators", "seeds")}
     given = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
     return f"python benchmarks/scenarios.py --root DIR {given} --steps {options.steps}"
 

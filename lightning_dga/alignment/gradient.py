@@ -131,7 +131,7 @@ def _visit_accumulated(loss: Tensor, parameters: Sequence[Tensor], visit: Visit,
         gradient, parameter.grad = parameter.grad, None
         visit(index, gradient.to_dense() if gradient.layout != torch.strided else gradient)
 
-    with _set_aside([*parameters, *bystanders]):
+    with gradients_set_aside([*parameters, *bystanders]):
         hooks = [
             parameter.register_post_accumulate_grad_hook(partial(visit_and_drop, index))
             for index, parameter in enumerate(parameters)
@@ -145,7 +145,7 @@ def _visit_accumulated(loss: Tensor, parameters: Sequence[Tensor], visit: Visit,
 
 def _visit_sharded(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, bystanders: Sequence[Tensor]) -> None:
     """FSDP2 leaves the mean over processes in ``.grad``, and is done with it only after the backward pass."""
-    with _set_aside([*parameters, *bystanders]):
+    with gradients_set_aside([*parameters, *bystanders]):
         torch.autograd.backward(loss)
         for index, parameter in enumerate(parameters):
             if parameter.grad is not None:
@@ -154,7 +154,7 @@ def _visit_sharded(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, bys
 
 
 @contextmanager
-def _set_aside(leaves: Sequence[Tensor]) -> Iterator[None]:
+def gradients_set_aside(leaves: Sequence[Tensor]) -> Iterator[None]:
     """Clears ``.grad`` and what would act on it, such as an optimizer that steps in the backward pass."""
     kept = [(leaf, leaf.grad, leaf._post_accumulate_grad_hooks) for leaf in leaves]
     for leaf in leaves:
