@@ -159,6 +159,11 @@ class Measurer:
         settings, mixture = self._settings, _mixture(trainer)
         trainable = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
         pattern = re.compile(settings.parameters or "")
+        if not any(pattern.search(name) for name, _ in trainable):
+            raise MisconfigurationException(
+                f"`parameters` {settings.parameters!r} matches none of the trainable parameters; the first are "
+                f"{', '.join(name for name, _ in trainable[:4])}."
+            )
         with isolated(pl_module), _loggers_muted(trainer):
             yield Measurement(
                 pl_module,
