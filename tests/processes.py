@@ -1,22 +1,34 @@
-"""Runs a function in processes that train together, forked, so that it takes a fraction of a second."""
+"""Runs a function in several processes that train together; forked, it takes half a second."""
 
-import torch
+import os
+import tempfile
+from pathlib import Path
+
 import torch.distributed as dist
-import torch.multiprocessing as mp
+import torch.multiprocessing
 
 
-def _start(rank, size, folder, function, arguments):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    try:
-        torch.manual_seed(0)
-        torch.save(function(rank, size, *arguments), f"{folder}/{rank}.pt")
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+def together(function, processes, *arguments):
+    """``function(*arguments)`` in each of some processes; what each returns, by rank."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.start_processes(
+            _one, (processes, Path(folder), function, arguments), processes, start_method="fork"
+        )
+        return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(processes)]
 
 
-def together(function, folder, *arguments, size=2):
-    """What ``function(rank, size, *arguments)`` returns in each process."""
-    mp.start_processes(_start, (size, str(folder), function, arguments), nprocs=size, start_method="fork")
-    return [torch.load(f"{folder}/{rank}.pt", weights_only=False) for rank in range(size)]
+def _one(rank, processes, folder, function, arguments):
+    # as torchrun tells it to Lightning; they meet at a file, where a port might be taken by then
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes)
+    torch.manual_seed(0)
+    torch.save(function(*arguments), folder / str(rank))
+    dist.barrier()
+    dist.destroy_process_group()

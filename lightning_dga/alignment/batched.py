@@ -1,6 +1,6 @@
 """One backward pass for a batch of samples of many domains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
 
@@ -40,7 +40,7 @@ class Batched:
 
         Raises:
             EstimatorRefusal: If there is no loss for each sample, if a sample's loss depends on the others in its
-                batch, if no layer can be seen by sample, or if parameters outside of layers are spread over processes.
+                batch, or if no layer can be seen by sample.
         """
         target = target_gradient(measurement)
         if target is None:
@@ -69,9 +69,12 @@ class _Passes:
     def alignments(self) -> Alignments | None:
         """The alignments; ``None`` where a layer was not called as planned, and :attr:`plan` does without it now."""
         layers = self.plan.layers
-        self._refuse_what_is_not_exact()
+        if not layers:
+            raise EstimatorRefusal(
+                f"no layer of {type(self._measurement.module).__name__} can be seen sample by sample. Use "
+                '`estimator="backward"`.'
+            )
         self._try(self._by_sample)
-        self._refuse_what_is_not_exact()
         if self.plan.layers == layers and self.plan.leftovers:
             self._try(self._leftovers_by_domain)
         if self.plan.layers != layers:
@@ -79,20 +82,6 @@ class _Passes:
         alignments = self._sums.alignments(self._measurement.step)
         # a leftover's part is known of a domain only
         return alignments if self.plan.leftovers else replace(alignments, samples=_joined(self._samples))
-
-    def _refuse_what_is_not_exact(self) -> None:
-        if not self.plan.layers:
-            raise EstimatorRefusal(
-                f"no layer of {type(self._measurement.module).__name__} can be seen sample by sample. Use "
-                '`estimator="backward"`.'
-            )
-        if self.plan.leftovers and self._target.gradient.sharded:
-            names = {id(parameter): name for name, parameter in self._measurement.module.named_parameters()}
-            found = [names[id(self._measurement.parameters[index])] for index in sorted(self.plan.leftovers)]
-            raise EstimatorRefusal(
-                f"parameters are spread over processes, and these are used outside of layers that can be seen sample "
-                f'by sample: {", ".join(found)}. Use `estimator="backward"`.'
-            )
 
     def _try(self, run: Callable[[], set[int]]) -> None:
         """Runs passes; then all processes take out of the plan what any of them found not to be as planned."""
@@ -138,7 +127,7 @@ class _Passes:
         with handled(self.plan.layers, len(leaf), partial(self._attach, leaf)):
             losses = loss.of_samples(probe.batch)
             leaves = [leaf, *(measurement.parameters[index] for index in rest)]
-            visit_gradients(losses.sum() * loss.scale, leaves, visit, measurement.bystanders)
+            visit_gradients(losses.sum() * loss.scale, leaves, visit, self._bystanders_of(leaves))
         return dots / loss.scale, losses.detach()
 
     def _attach(self, leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
@@ -159,19 +148,32 @@ class _Passes:
         measurement, gradient = self._measurement, self._target.gradient
         loss, leftovers = measurement.loss, sorted(self.plan.leftovers)
         parameters = [measurement.parameters[index] for index in leftovers]
-        for probe in measurement.probes.by_domain():
+        # where parameters are sharded, backward passes sum over processes, and all make the same ones
+        probes = measurement.probes.whole() if gradient.sharded else measurement.probes
+        for probe in probes.by_domain():
             terms: list[Tensor] = []
 
             def visit(index: int, part: Tensor, terms: list[Tensor] = terms) -> None:
                 terms.append(gradient.term(leftovers[index], part))
 
-            with handled(self.plan.layers, len(probe.domains), lambda layer, x, y: y):
-                mean = loss.of_samples(probe.batch, with_graph=False).mean()
-                if mean.requires_grad:
-                    visit_gradients(mean * loss.scale, parameters, visit, measurement.bystanders)
+            leaf = gradient.accumulator(len(probe.domains)).requires_grad_()
+            with handled(self.plan.layers, len(leaf), partial(_attach_nothing, leaf)):
+                mean = loss.of_samples(probe.batch).mean()
+                visit_gradients(mean * loss.scale, parameters, visit, self._bystanders_of(parameters))
             term = total(terms, like=gradient.buffers[0])[None] / loss.scale
             self._sums.add_terms(torch.from_numpy(probe.domains[:1]), term, term.new_tensor([len(probe.domains)]))
         return set()
+
+    def _bystanders_of(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """The trainable parameters whose gradients a pass is not to leave behind."""
+        ids = set(map(id, leaves))
+        measurement = self._measurement
+        return [p for p in (*measurement.parameters, *measurement.bystanders) if id(p) not in ids]
+
+
+def _attach_nothing(leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+    # reentrant checkpointing drops a segment whose inputs need no gradient
+    return attached(layer, x, y, leaf, lambda x, dy: torch.zeros_like(leaf))
 
 
 def _joined(parts: list[SampleAlignments]) -> SampleAlignments:

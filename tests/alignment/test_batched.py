@@ -257,6 +257,15 @@ def test_a_reentrant_checkpoint():
     assert_exact(measure(Batched(), model, probes), wanted)
 
 
+def test_leftovers_in_a_reentrant_checkpoint_leave_no_gradient_behind():
+    model, probes = Block(Checkpointed(False)), sequences()
+    model.between.inner.append(ByHand())
+    wanted = expected(model, probes)
+    model.between.reentrant = True
+    assert_exact(measure(Batched(), model, probes), wanted)
+    assert not any(p.grad is not None for p in model.parameters())
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 def test_a_weight_that_a_hook_makes():
     model, probes, estimator = Block(nn.utils.weight_norm(nn.Linear(4, 4))), sequences(), Batched()
