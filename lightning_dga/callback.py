@@ -334,9 +334,16 @@ def _mixture(trainer: Any) -> Mixture:
 
 
 def _check_strategy(trainer: Any) -> None:
-    supported = ("SingleDeviceStrategy", "DDPStrategy", "SingleDeviceXLAStrategy")
-    if not any(kind.__name__ in supported for kind in type(trainer.strategy).__mro__):
+    strategy = trainer.strategy
+    kinds = {kind.__name__ for kind in type(strategy).__mro__}
+    if not kinds & {"SingleDeviceStrategy", "DDPStrategy", "SingleDeviceXLAStrategy", "ModelParallelStrategy"}:
         raise MisconfigurationException(
-            f"DynamicGradientAlignment does not know how {type(trainer.strategy).__name__} spreads a model over "
-            "processes. Use one device or `strategy='ddp'`."
+            f"DynamicGradientAlignment does not know how {type(strategy).__name__} spreads a model over processes. Use "
+            "one device, `strategy='ddp'`, or `ModelParallelStrategy` with `fully_shard` (FSDP2) in `configure_model`."
+        )
+    if "ModelParallelStrategy" in kinds and strategy.device_mesh["tensor_parallel"].size() > 1:
+        raise MisconfigurationException(
+            "DynamicGradientAlignment does not know the gradients of tensor-parallel parameters. Use "
+            "`ModelParallelStrategy(data_parallel_size='auto', tensor_parallel_size=1)` with as many data-parallel "
+            "processes as there are devices."
         )

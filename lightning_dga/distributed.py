@@ -5,17 +5,21 @@ With W data-parallel processes an update moves P + k numbers: one sum of the tar
 Averaging the dots with each process's own target gradient instead is a different, wrong quantity.
 
 Where parameters are sharded (FSDP2's DTensors) a process holds its part of the target gradient, and multiplies parts.
+There a backward pass sums over processes by itself, and moves what one of training does: two or three times P.
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 if dist.is_available():
-    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.fsdp import FSDPModule, fully_shard
     from torch.distributed.tensor import DTensor
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def world_size() -> int:
@@ -64,6 +68,20 @@ def is_sharded(parameters: Iterable[Tensor]) -> bool:
 def local_part(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: all of it, where it is not spread over processes."""
     return tensor.to_local() if dist.is_available() and isinstance(tensor, DTensor) else tensor
+
+
+def shard(module: nn.Module, parts: Iterable[nn.Module], mesh: "DeviceMesh") -> None:
+    """Spreads a module's parameters over the processes of a mesh (FSDP2); does nothing where they are already.
+
+    Args:
+        module: The module; every process must hold the same parameters.
+        parts: Its submodules that are gathered one by one while it runs; what is left is gathered as one.
+        mesh: The data-parallel processes.
+    """
+    if not isinstance(module, FSDPModule):
+        for part in parts:
+            fully_shard(part, mesh=mesh)
+        fully_shard(module, mesh=mesh)
 
 
 def reshard(module: nn.Module) -> None:

@@ -157,14 +157,14 @@ class Measurer:
     @contextmanager
     def _measurement(self, trainer: Any, pl_module: Any, update: int) -> Iterator[Measurement]:
         settings, mixture = self._settings, _mixture(trainer)
-        trainable = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
-        pattern = re.compile(settings.parameters or "")
-        if not any(pattern.search(name) for name, _ in trainable):
-            raise MisconfigurationException(
-                f"`parameters` {settings.parameters!r} matches none of the trainable parameters; the first are "
-                f"{', '.join(name for name, _ in trainable[:4])}."
-            )
         with isolated(pl_module), _loggers_muted(trainer):
+            trainable = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
+            pattern = re.compile(settings.parameters or "")
+            if not any(pattern.search(name) for name, _ in trainable):
+                raise MisconfigurationException(
+                    f"`parameters` {settings.parameters!r} matches none of the trainable parameters; the first are "
+                    f"{', '.join(name for name, _ in trainable[:4])}."
+                )
             yield Measurement(
                 pl_module,
                 probe_loss(trainer, pl_module, find_loss(pl_module, settings.loss_fn)),

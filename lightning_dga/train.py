@@ -92,7 +92,8 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
 def _prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> str | None:
     if resume:
         last = folder / CHECKPOINTS / "last.ckpt"
-        return str(last) if last.is_file() else None
+        # in shards it is a folder
+        return str(last) if last.exists() else None
     present = [name for name in (WEIGHTS, METRICS, CHECKPOINTS, LOGS) if (folder / name).exists()]
     # the other processes find the folder of this very run
     if present and _is_first_process():

@@ -20,6 +20,7 @@ NEEDED = {
                              "messages: 0, tables: 0}}"],
     "trainer=gpu": ["trainer.accelerator=cpu"],  # no GPU where the tests run; the rest of the config is instantiated
     "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
+    "trainer=fsdp2": ["trainer.accelerator=cpu", "trainer.devices=2"],
 }  # fmt: skip
 PARTS = {"data=text", "callbacks=default"}  # shared by the others; not to be chosen
 
@@ -59,4 +60,4 @@ def test_there_is_a_config_for_every_rule(tmp_path, corpora, rule):
 
 def test_the_tree_has_the_groups_of_the_house():
     assert set(CHOICES) >= {"data", "model", "callbacks", "trainer", "logger", "experiment"}
-    assert {"cpu", "gpu", "ddp"} <= set(CHOICES["trainer"])
+    assert {"cpu", "gpu", "ddp", "fsdp2"} <= set(CHOICES["trainer"])

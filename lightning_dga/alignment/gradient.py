@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lightning_dga.alignment.estimator import EstimatorRefusal
 from lightning_dga.distributed import holders, is_sharded, local_part
 
 Visit = Callable[[int, Tensor], None]
@@ -51,12 +52,19 @@ class FlatGradient:
 
     def add_(self, loss: Tensor, factor: float) -> None:
         """Adds ``factor`` times the gradient of a loss; ``.grad`` is not touched."""
+        visited = set()
 
         def add(index: int, gradient: Tensor) -> None:
             view = self._views[index]
             view.add_(gradient.reshape(-1).to(view.dtype), alpha=factor)
+            visited.add(index)
 
         visit_gradients(loss, self.parameters, add, self._bystanders)
+        if self.sharded and not any(is_sharded([self.parameters[index]]) for index in visited):
+            raise EstimatorRefusal(
+                "No gradient reached the sharded parameters. FSDP2 keeps gradients to itself while "
+                "`set_requires_gradient_sync(False)` holds: call it with True before the optimizer steps."
+            )
 
     def dot(self, loss: Tensor) -> Tensor:
         """The inner product with the gradient of a loss, a float64 scalar (float32 where there is no float64).

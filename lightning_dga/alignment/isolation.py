@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_dga.distributed import reshard
+
 _LOGGING = ("log", "log_dict")
 _MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
@@ -29,12 +31,15 @@ def isolated(module: nn.Module) -> Iterator[None]:
     Attributes are set back, tensors, lists, dicts and sets among them by content; this covers the state of a
     torchmetrics ``Metric`` and what a ``training_step`` collects. Objects of other types are not looked into.
 
-    What is compiled by ``torch.compile`` runs eagerly, and nothing is compiled.
+    What is compiled by ``torch.compile`` runs eagerly, and nothing is compiled. What FSDP2 shards is in shards.
 
     Args:
         module: The model, with all that hangs below it.
     """
+    # a forward pass without a backward, as of validation or of a probe, leaves whole parameters in the module
+    reshard(module)
     with ExitStack() as stack:
+        stack.callback(reshard, module)
         stack.enter_context(_random_number_generators())
         stack.enter_context(_buffers(module))
         stack.enter_context(_attributes(module))

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from lightning_dga._lightning import LightningModule
+from lightning_dga.distributed import shard
 
 
 class GPT(LightningModule):
@@ -64,6 +65,12 @@ class GPT(LightningModule):
         self.val_loss = MeanMetric()
         self.test_loss = MeanMetric()
         self._initialize(d_model, num_layers)
+
+    @override
+    def configure_model(self) -> None:
+        """Shards its blocks, and the rest as one, where Lightning's ``ModelParallelStrategy`` is in use (FSDP2)."""
+        if self.device_mesh is not None:
+            shard(self, self.blocks, self.device_mesh["data_parallel"])
 
     @override
     def forward(self, tokens: Tensor) -> Tensor:

@@ -21,21 +21,16 @@ PROBE_BASED = [name for name in ("backward", "batched", "finite_difference") if 
 TOLERANCES = {"fp32": 1e-4, "bf16-mixed": 1e-2, "bf16-true": 1e-2}
 FINITE_DIFFERENCE = {**TOLERANCES, "fp32": 1e-3}
 
-# (estimator, model, precision), each or any: what the refusal says
-REFUSED: dict[tuple[str, str | None, str | None], str] = {}
+# (estimator, precision): what it says when it refuses
+REFUSED = {("finite_difference", "bf16-true"): "lost to rounding"}
+# the same, of estimators that look at what they measured, and may find it exact as well
+MAY_REFUSE = {("finite_difference", "bf16-mixed"): "no step is both long enough"}
 
 
 @pytest.fixture(autouse=True)
 def nothing_compiled_yet():
     """Models of one class share what was compiled of it, up to a limit beyond which all run as if never compiled."""
     torch.compiler.reset()
-
-
-def refusal(*cell):
-    for key, reason in REFUSED.items():
-        if all(wanted in (None, own) for wanted, own in zip(key, cell, strict=True)):
-            return reason
-    return None
 
 
 def loss(module, batch):
@@ -59,13 +54,16 @@ def check(estimator, name, case, precision, surroundings=isolated):
     measurement = Measurement(
         model, ProbeLoss(model, loss, forward_context=context), parameters, probes, num_domains=DOMAINS, step=1
     )
-    reason = refusal(estimator, name, precision)
-    with surroundings(model), pytest.raises(EstimatorRefusal, match=reason) if reason else nullcontext():
-        found = ESTIMATORS[estimator]().measure(measurement)
-    if reason is None:
+    kind = (estimator, precision)
+    try:
+        with surroundings(model):
+            found = ESTIMATORS[estimator]().measure(measurement)
+    except EstimatorRefusal as refusal:
+        assert {**REFUSED, **MAY_REFUSE}.get(kind, "no reason") in str(refusal)
+    else:
+        assert kind not in REFUSED
         tolerance = (FINITE_DIFFERENCE if estimator == "finite_difference" else TOLERANCES)[precision]
-        error = ((found.values - expected).abs().max() / scale).item()
-        assert error < tolerance
+        assert ((found.values - expected).abs().max() / scale).item() < tolerance
         assert found.counts.tolist() == [3] * DOMAINS
     assert not any(p.grad is not None or p._backward_hooks for p in model.parameters())
 

@@ -63,20 +63,19 @@ def test_manual_optimization_works_with_a_loss():
     assert callback.alignments.step == 6
 
 
-def test_a_strategy_that_shards_the_model_is_refused():
-    from lightning.pytorch.strategies import ModelParallelStrategy
-
-    callback = DynamicGradientAlignment()
-    fit = trainer(callback, strategy=ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1), devices=1)
-    with pytest.raises(MisconfigurationException, match="ModelParallelStrategy spreads a model"):
-        callback.setup(_WithData(fit), Plain(), "fit")
+@pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy"])
+def test_a_strategy_that_shards_in_another_way_is_refused(strategy):
+    other = type(strategy, (), {})()
+    message = rf"{strategy} spreads a model over processes. .* `ModelParallelStrategy` with `fully_shard` \(FSDP2\)"
+    with pytest.raises(MisconfigurationException, match=message):
+        DynamicGradientAlignment().setup(_WithData(other), Plain(), "fit")
 
 
 class _WithData:
     """A trainer that already has its data module."""
 
-    def __init__(self, fit):
-        self.datamodule, self.strategy = mixture(), fit.strategy
+    def __init__(self, strategy):
+        self.datamodule, self.strategy = mixture(), strategy
 
 
 def test_a_checkpoint_of_another_mixture_is_refused(tmp_path):
