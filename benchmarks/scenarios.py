@@ -11,7 +11,6 @@ sample, the initialisation and the order within each domain. Finished runs are k
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import result
 
 RULES = ("uniform", "importance", "dga", "dga_paper")
 ALIGNING = ("dga", "dga_paper")
@@ -61,10 +60,9 @@ def main() -> None:
         metrics = dict(
             zip(runs, pool.map(lambda run: execute(run, options, histograms[run.target]), runs), strict=True)
         )
-    result = {"machine": machine(), "commit": commit(), "command": command(options), "rows": rows(metrics)}
     print(table(metrics))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        result.write(options.json, command(options), rows(metrics))
 
 
 def arguments() -> argparse.Namespace:
@@ -124,10 +122,10 @@ def groups(metrics: dict[Run, dict[str, Any]]) -> dict[tuple[str, int, str, str]
 
 
 def rows(metrics: dict[Run, dict[str, Any]]) -> list[dict[str, Any]]:
-    result = []
+    table_rows = []
     for (target, cap, rule, estimator), runs in groups(metrics).items():
         losses = [metrics[run]["test/target_loss"] for run in runs]
-        result.append(
+        table_rows.append(
             {
                 "measure": "loss",
                 "target": target,
@@ -144,7 +142,7 @@ def rows(metrics: dict[Run, dict[str, Any]]) -> list[dict[str, Any]]:
                 "epochs_of_top_domain": statistics.mean(max(metrics[run]["epochs"].values()) for run in runs),
             }
         )
-    return result
+    return table_rows
 
 
 def table(metrics: dict[Run, dict[str, Any]]) -> str:
@@ -180,15 +178,6 @@ def command(options: argparse.Namespace) -> str:
     lists = {name: getattr(options, name) for name in ("targets", "caps", "rules", "estimators", "seeds")}
     given = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
     return f"python benchmarks/scenarios.py --root DIR {given} --steps {options.steps}"
-
-
-def machine() -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {"device": device, "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
-
-
-def commit() -> str:
-    return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":
