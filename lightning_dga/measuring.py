@@ -92,18 +92,24 @@ class Measurer:
             return
         started = time.perf_counter()
         if not self._open:
-            with self._measurement(trainer, pl_module, update) as measurement:
-                estimator = self._choose(trainer, measurement, period)
-                if not isinstance(estimator, StepEstimator):
-                    return
-                with _refusals_named():
-                    estimator.begin(measurement, self._stale(earlier), pure=_training_step(trainer, period).pure)
-            self._open = True
+            self._begin(trainer, pl_module, update, period, earlier)
         batch = _mixture(trainer).current_batch
         assert batch is not None
-        with _refusals_named():
+        if self._open and isinstance(self._in_use, StepEstimator):
             self._in_use.watch(batch.domains, _loss_factor(trainer))
         self._seconds += time.perf_counter() - started
+
+    def _begin(self, trainer: Any, pl_module: Any, update: int, period: int, earlier: Alignments | None) -> None:
+        with self._measurement(trainer, pl_module, update) as measurement:
+            estimator = self._choose(trainer, measurement, period)
+            if not isinstance(estimator, StepEstimator):
+                return
+            try:
+                estimator.begin(measurement, self._stale(earlier), pure=_training_step(trainer, period).pure)
+            except EstimatorRefusal as refusal:
+                self._do_without(refusal)
+            else:
+                self._open = True
 
     def before_backward(self, loss: Tensor) -> None:
         """Notes the loss that is backpropagated."""
@@ -121,12 +127,21 @@ class Measurer:
         """The alignments for an update, right after an optimizer step."""
         if self._open and isinstance(self._in_use, StepEstimator):
             self._open = False
-            found = self._in_use.finish(trainer.global_step - 1)
-            return found.carrying(earlier) if found is not None else None
-        with self._measurement(trainer, pl_module, update) as measurement, _refusals_named():
+            try:
+                found = self._in_use.finish(trainer.global_step - 1)
+            except EstimatorRefusal as refusal:
+                self._do_without(refusal)
+            else:
+                return found.carrying(earlier) if found is not None else None
+        with self._measurement(trainer, pl_module, update) as measurement:
             estimator = self._choose(trainer, measurement, period)
-            # a step estimator that was chosen just now has its step behind it
-            return (Backward() if isinstance(estimator, StepEstimator) else estimator).measure(measurement)
+            if isinstance(estimator, StepEstimator):
+                # it was chosen just now, and its step is over
+                return Backward().measure(measurement)
+            try:
+                return estimator.measure(measurement)
+            except EstimatorRefusal as refusal:
+                return self._do_without(refusal).measure(measurement)
 
     def take_seconds(self) -> float:
         """Time spent around training steps since it was last asked."""
@@ -153,6 +168,15 @@ class Measurer:
         else:
             self._in_use = self.estimator
         return self._in_use
+
+    def _do_without(self, refusal: EstimatorRefusal) -> Estimator:
+        """What measures after the chosen estimator refused: the reference, where the choice is ours."""
+        if not isinstance(self.estimator, Auto):
+            raise MisconfigurationException(str(refusal)) from refusal
+        name = self.estimator.name
+        reference = self._in_use = self.estimator.give_up(str(refusal))
+        rank_zero_info(f"From now on alignments are measured by `backward`; `{name}` refused: {refusal}")
+        return reference
 
     @contextmanager
     def _measurement(self, trainer: Any, pl_module: Any, update: int) -> Iterator[Measurement]:
@@ -229,14 +253,6 @@ def _transfer(trainer: Any, pl_module: Any, batch: Any) -> Any:
     batch = trainer.precision_plugin.convert_input(batch)
     batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-
-
-@contextmanager
-def _refusals_named() -> Iterator[None]:
-    try:
-        yield
-    except EstimatorRefusal as refusal:
-        raise MisconfigurationException(str(refusal)) from refusal
 
 
 @contextmanager

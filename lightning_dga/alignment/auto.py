@@ -75,6 +75,13 @@ class Auto:
             self._chosen = self._choose(measurement, step, training_loss, prefer)
         return self._chosen[1]
 
+    def give_up(self, refusal: str) -> Estimator:
+        """Takes the reference from now on, after the chosen estimator refused; every process must call it together."""
+        self.reasons = {self.name: refusal, "backward": "it is the reference"}
+        reference = Backward()
+        self._chosen = "backward", reference
+        return reference
+
     def _choose(
         self, measurement: Measurement, step: TrainingStep, training_loss: ProbeLoss | None, prefer: str | None
     ) -> tuple[str, Estimator | StepEstimator]:
@@ -88,11 +95,10 @@ class Auto:
             return "backward", reference
         enough = step.samples >= measurement.probes.samples
         if training_loss is not None and enough and prefer in (None, "in_step"):
-            in_step = InStep()
-            problem = fault(RehearsedStep(in_step, training_loss, pure=step.pure), few, expected)
+            problem = fault(RehearsedStep(InStep(), training_loss, pure=step.pure), few, expected)
             self.reasons["in_step"] = problem or "a training step holds enough samples of the domains"
             if problem is None:
-                return "in_step", in_step
+                return "in_step", InStep()
         elif training_loss is not None:
             self.reasons["in_step"] = (
                 f"a training step holds {step.samples} samples, probes have {measurement.probes.samples}"

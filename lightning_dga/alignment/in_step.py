@@ -13,12 +13,15 @@ from lightning_dga.alignment.backward import add_domains
 from lightning_dga.alignment.compiled import is_compiled
 from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
 from lightning_dga.alignment.plan import Plan, make_plan, signature
+from lightning_dga.alignment.self_test import TOLERANCE
 from lightning_dga.alignment.sums import DomainSums
 from lightning_dga.alignment.target import TargetGradient, target_gradient
 from lightning_dga.alignment.watches import MixedWatch, PureWatch, Watch
 from lightning_dga.alignments import Alignments
+from lightning_dga.distributed import on_any_process
 
 _INSTEAD = "Use `estimator='backward'`."
+_WATCHES_BETWEEN_CHECKS = 10
 
 
 @dataclass
@@ -30,6 +33,8 @@ class _Open:
     plan: Plan | None
     wanted: int
     seen: NDArray[np.int64] = field(repr=False)
+    tolerance: float
+    fault: str | None = None
 
 
 class InStep:
@@ -39,12 +44,15 @@ class InStep:
     step's own passes run, the inner product of each sample (of the whole batch, where that is of one domain) with it is
     taken, of as many samples of a domain as a probe would have. Nothing of the step changes. The alignment is that of
     the training loss in training mode, with its dropout.
+
+    Every tenth batch of many domains is checked: its samples' inner products have to make up that of its own gradient.
     """
 
     def __init__(self) -> None:
         self._open: _Open | None = None
         self._watch: Watch | None = None
         self._plan: tuple[Any, Plan] | None = None
+        self._watches = 0
 
     def begin(self, measurement: Measurement, stale: Sequence[int], *, pure: bool) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -61,7 +69,8 @@ class InStep:
         if stale:
             add_domains(sums, target, measurement, stale)
         wanted = -(-measurement.probes.samples // measurement.num_domains)
-        self._open = _Open(target, sums, plan, wanted, np.zeros(measurement.num_domains, dtype=np.int64))
+        tolerance = TOLERANCE[measurement.loss.precision(measurement.parameters)]
+        self._open = _Open(target, sums, plan, wanted, np.zeros(measurement.num_domains, dtype=np.int64), tolerance)
 
     def watch(self, domains: NDArray[np.int64], factor: float) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -69,13 +78,15 @@ class InStep:
         if opened is None:
             return
         if (domains == domains[0]).all():
-            self._watch = PureWatch(opened.target.gradient, domains, factor)
+            self._watch = PureWatch(opened.target, domains, factor)
             return
         assert opened.plan is not None
         rows = _rows_wanted(domains, opened.seen, opened.wanted)
         if len(rows):
             np.add.at(opened.seen, domains[rows], 1)
-            self._watch = MixedWatch(opened.target.gradient, opened.plan.layers, domains, rows, factor)
+            checked = opened.tolerance if self._watches % _WATCHES_BETWEEN_CHECKS == 0 else None
+            self._watches += 1
+            self._watch = MixedWatch(opened.target, opened.plan.layers, domains, rows, factor, checked)
 
     def unwatch(self, loss: Tensor) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -83,13 +94,18 @@ class InStep:
             return
         self._watch.remove()
         self._watch.add_to(self._open.sums, loss)
+        self._open.fault = self._open.fault or self._watch.fault
         self._watch = None
 
     def finish(self, step: int) -> Alignments | None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
         opened = self._open
         self.abandon()
-        return opened.sums.alignments(step) if opened is not None else None
+        if opened is None:
+            return None
+        if on_any_process(opened.fault is not None, opened.target.gradient.buffers[0].device):
+            raise EstimatorRefusal(f"in_step: {opened.fault or 'another process found a fault'}. {_INSTEAD}")
+        return opened.sums.alignments(step)
 
     def abandon(self) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""

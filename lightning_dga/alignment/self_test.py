@@ -14,7 +14,7 @@ from lightning_dga.alignments import Alignments
 from lightning_dga.distributed import on_any_process
 
 # the reference runs in the same precision, so both carry its rounding
-_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-2}
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
 
 @dataclass(frozen=True)
@@ -112,5 +112,5 @@ def _own_fault(estimator: Estimator, measurement: Measurement, expected: Alignme
         return "it did not measure the same samples as the reference"
     scale = max(expected.values.nan_to_num().abs().max().item(), expected.target_norm**2)
     worst = (found.values - expected.values).nan_to_num().abs().max().item() / scale if scale else 0.0
-    tolerance = _TOLERANCE[measurement.loss.precision(measurement.parameters)]
+    tolerance = TOLERANCE[measurement.loss.precision(measurement.parameters)]
     return None if worst <= tolerance else f"it differs from the reference by {worst:.1%}, more than {tolerance:.1%}"

@@ -50,6 +50,9 @@ class StepEstimator(Protocol):
 
         Args:
             step: Optimizer steps done when the measurement began.
+
+        Raises:
+            EstimatorRefusal: If what was seen in the step is not exact, on every process alike.
         """
         ...
 

@@ -1,5 +1,6 @@
 """Watching one forward and backward pass of training: inner products with the target gradient, and nothing changed."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_dga.alignment.gradient import FlatGradient, total
+from lightning_dga.alignment.gradient import total
 from lightning_dga.alignment.samples import (
     Layer,
     MisfitError,
@@ -21,6 +22,7 @@ from lightning_dga.alignment.samples import (
     restore_calls,
 )
 from lightning_dga.alignment.sums import DomainSums
+from lightning_dga.alignment.target import TargetGradient
 
 
 class Watch(Protocol):
@@ -39,6 +41,11 @@ class Watch(Protocol):
         """
         ...
 
+    @property
+    def fault(self) -> str | None:
+        """Why what was seen is not exact; ``None`` where nothing shows that."""
+        ...
+
 
 class PureWatch:
     """A batch of one domain: its gradient, parameter by parameter as the backward pass finishes it.
@@ -46,25 +53,31 @@ class PureWatch:
     It works for any model, and before anything is accumulated, reduced or clipped.
 
     Args:
-        gradient: The target gradient.
+        target: The target gradient.
         domains: The batch's one domain, for each sample, ``[n]``.
         factor: What the mean loss is multiplied with before the backward pass.
     """
 
-    def __init__(self, gradient: FlatGradient, domains: NDArray[np.int64], factor: float) -> None:
-        self._gradient = gradient
+    def __init__(self, target: TargetGradient, domains: NDArray[np.int64], factor: float) -> None:
+        self.fault: str | None = None
+        self._gradient = target.gradient
         self._domains = domains
         self._factor = factor
         self._terms: list[Tensor] = []
         self._hooks = [
-            parameter.register_hook(partial(self._take, index)) for index, parameter in enumerate(gradient.parameters)
+            parameter.register_hook(partial(self._take, index))
+            for index, parameter in enumerate(target.gradient.parameters)
         ]
 
     def add_to(self, sums: DomainSums, loss: Tensor) -> None:
         """See :class:`Watch`."""
-        dot = total(self._terms, like=self._gradient.buffers[0]) / self._factor
+        dot = self.dot()
         count = dot.new_tensor(len(self._domains))
         sums.add(torch.from_numpy(self._domains[:1]), dot[None], loss[None] / self._factor, count[None])
+
+    def dot(self) -> Tensor:
+        """The inner product of the target gradient with that of the batch's mean loss, a scalar."""
+        return total(self._terms, like=self._gradient.buffers[0]) / self._factor
 
     def remove(self) -> None:
         """See :class:`Watch`."""
@@ -80,44 +93,73 @@ class MixedWatch:
     """A batch of many domains: the share of each of its samples, layer by layer.
 
     The loss has to be the mean over the samples of a loss that each has alone. What the domains' losses are, it does
-    not see.
+    not see. Whether the layers account for the whole gradient can be checked: the mean of all samples' shares is then
+    the inner product with the batch's own gradient.
 
     Args:
-        gradient: The target gradient.
+        target: The target gradient.
         layers: The layers, which account for all parameters.
         domains: Domain of each sample, ``[n]``.
         rows: Which samples to measure.
         factor: What the mean loss is multiplied with before the backward pass.
+        tolerance: How far the mean may be off, relative to the larger of the inner product and the target's own;
+            ``None`` checks nothing.
     """
 
     def __init__(
         self,
-        gradient: FlatGradient,
+        target: TargetGradient,
         layers: Sequence[Layer],
         domains: NDArray[np.int64],
         rows: NDArray[np.int64],
         factor: float,
+        tolerance: float | None = None,
     ) -> None:
-        self._gradient = gradient
+        self.fault: str | None = None
+        self._target = target
+        self._gradient = target.gradient
         self._domains = domains
         self._rows = rows
         self._factor = factor
-        device = gradient.buffers[0].device
+        self._tolerance = tolerance
+        self._whole = PureWatch(target, domains, factor) if tolerance is not None else None
+        device = self._gradient.buffers[0].device
+        # the samples to measure, then, apart from them so that a check changes nothing, all of them
+        every = torch.arange(len(domains) if tolerance is not None else 0)
         self._index = torch.from_numpy(rows).to(device)
+        self._every = every.to(device)
         self._leaf = torch.zeros(len(domains), device=device, requires_grad=True)
+        self._shares = torch.zeros(len(rows) + len(every), device=device)
+        self._seen = False
         self._modules = [layer.module for layer in layers]
         replace_calls({layer.module: partial(self._call, layer) for layer in layers})
 
     def add_to(self, sums: DomainSums, loss: Tensor) -> None:
         """See :class:`Watch`."""
-        if self._leaf.grad is None:
+        if not self._seen or self.fault is not None:
             return
-        dots = self._leaf.grad[self._index] * (len(self._domains) / self._factor)
+        shares = self._shares * (len(self._domains) / self._factor)
+        dots, every = shares.split([len(self._rows), len(self._every)])
+        if self._whole is not None:
+            self._check(every.double().mean().item(), self._whole.dot().item())
         sums.add(torch.from_numpy(self._domains[self._rows]), dots, None, torch.ones_like(dots))
 
     def remove(self) -> None:
         """See :class:`Watch`."""
         restore_calls(self._modules)
+        if self._whole is not None:
+            self._whole.remove()
+
+    def _check(self, parts: float, whole: float) -> None:
+        assert self._tolerance is not None
+        # gradients that are not finite, as a loss scaler's first ones are, say nothing
+        known = math.isfinite(parts) and math.isfinite(whole)
+        if known and abs(parts - whole) > self._tolerance * max(abs(whole), self._target.norm**2):
+            self.fault = (
+                f"the samples' shares sum to {parts:.4g}, their batch's gradient gives {whole:.4g}: in training a "
+                "parameter is used outside of the layers that it was found in, or the loss is not the mean over the "
+                "samples"
+            )
 
     def _call(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
         y: Tensor = type(layer.module).forward(layer.module, *args, **kwargs)
@@ -125,7 +167,8 @@ class MixedWatch:
         if not torch.is_grad_enabled():
             return y
         if x is None or not layer.fits(x.shape, len(self._domains)):
-            raise MisfitError(layer)
+            self.fault = str(MisfitError(layer))
+            return y
         return attached(layer, x, y, self._leaf, partial(self._contract, layer))
 
     def _contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
@@ -134,6 +177,10 @@ class MixedWatch:
             name: self._gradient.view(parameters[index]).view_as(parameters[index])
             for name, index in layer.parameters.items()
         }
-        chosen = x[self._index] if layer.rows is Rows.SAMPLES else x
-        seen = contraction(layer, chosen, dy[self._index], direction)
-        return torch.zeros_like(self._leaf).index_add_(0, self._index, seen.to(self._leaf.dtype))
+        parts = []
+        for index in (self._index, self._every):
+            chosen = x[index] if layer.rows is Rows.SAMPLES else x
+            parts.append(contraction(layer, chosen, dy[index], direction) if len(index) else self._leaf[:0].detach())
+        self._shares += torch.cat(parts).to(self._shares.dtype)
+        self._seen = True
+        return torch.zeros_like(self._leaf)
