@@ -1,0 +1,36 @@
+"""Which subcommands there are, and how a user's mistake ends."""
+
+import argparse
+import sys
+from types import ModuleType
+
+from lightning_dga.data.errors import DataError
+from lightning_dga.make_domains import histogram
+
+# each module has `add_arguments(parser)` and `run(options)`; its docstring is the help
+SUBCOMMANDS: dict[str, ModuleType] = {
+    "histogram": histogram,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs ``dga-domains``: a user's mistake ends in one line and exit status 1."""
+    parser = argparse.ArgumentParser(
+        prog="dga-domains", description="From a corpus to domains, and what to know of them before a run."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in SUBCOMMANDS.items():
+        summary = (module.__doc__ or "").partition("\n")[0].rstrip(".")
+        subparser = subparsers.add_parser(
+            name,
+            help=summary[:1].lower() + summary[1:],
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+    options = parser.parse_args(arguments)
+    try:
+        SUBCOMMANDS[options.command].run(options)
+    except (DataError, FileNotFoundError, ImportError) as error:
+        print(f"dga-domains: {error}", file=sys.stderr)
+        sys.exit(1)
