@@ -9,17 +9,15 @@ There a backward pass sums over processes by itself, and moves what one of train
 """
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 if dist.is_available():
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
     from torch.distributed.tensor import DTensor
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 
 def world_size() -> int:
@@ -70,18 +68,30 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if dist.is_available() and isinstance(tensor, DTensor) else tensor
 
 
-def shard(module: nn.Module, parts: Iterable[nn.Module], mesh: "DeviceMesh") -> None:
+def shard(module: nn.Module, parts: Iterable[nn.Module], mesh: "DeviceMesh", replicas: int = 1) -> None:
     """Spreads a module's parameters over the processes of a mesh (FSDP2); does nothing where they are already.
 
     Args:
         module: The module; every process must hold the same parameters.
         parts: Its submodules that are gathered one by one while it runs; what is left is gathered as one.
         mesh: The data-parallel processes.
+        replicas: Into how many groups of neighbouring processes they fall, each of which holds all shards (HSDP).
+
+    Raises:
+        ValueError: If ``replicas`` does not divide the number of processes.
     """
     if not isinstance(module, FSDPModule):
+        if replicas > 1:
+            mesh = _replicated(mesh, replicas)
         for part in parts:
             fully_shard(part, mesh=mesh)
         fully_shard(module, mesh=mesh)
+
+
+def _replicated(mesh: "DeviceMesh", replicas: int) -> "DeviceMesh":
+    if mesh.size() % replicas:
+        raise ValueError(f"`replicas` ({replicas}) must divide the number of processes ({mesh.size()}).")
+    return DeviceMesh(mesh.device_type, mesh.mesh.view(replicas, -1), mesh_dim_names=("replicate", "shard"))
 
 
 def reshard(module: nn.Module) -> None:

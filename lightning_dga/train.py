@@ -1,10 +1,12 @@
 """The Hydra entry ``dga-train``: composes a run from ``conf/``, trains, tests, and leaves a run folder."""
 
 import json
+import math
 import os
 import re
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from hydra_plugins.lightning_dga_searchpath import config_dir
 from lightning_dga._lightning import MisconfigurationException, rank_zero_info, seed_everything
 from lightning_dga.data.errors import DataError
 from lightning_dga.distributed import leave_together
@@ -43,12 +46,8 @@ def _from_json(path: str) -> DictConfig:
 
 # a config may take a mapping from a file: callbacks.dga.rule.histogram='${json:histogram.json}'
 OmegaConf.register_new_resolver("json", _from_json, replace=True)
-
-
-def config_dir() -> Path:
-    """The config tree: inside the installed package, or beside it in a checkout."""
-    installed = Path(__file__).parent / "conf"
-    return installed if installed.is_dir() else Path(__file__).parent.parent / "conf"
+# as many processes as there are devices on all machines
+OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
 
 
 def train(config: DictConfig, folder: Path) -> dict[str, Any]:
@@ -120,6 +119,7 @@ def _run(config: DictConfig) -> None:
 
 def main() -> None:
     """Runs ``dga-train``: a user's mistake ends in one line and exit status 1."""
+    sys.argv[1:] = _users_configs_first(sys.argv[1:])
     if _TRACEBACK in os.environ:
         return _run()
     # makes Hydra raise its errors, so that they are told here as ours are
@@ -133,6 +133,23 @@ def main() -> None:
         del os.environ[_TRACEBACK]
 
 
+def _users_configs_first(arguments: list[str]) -> list[str]:
+    """Lets ``--config-dir DIR`` override our configs too, where Hydra only lets it extend them.
+
+    Hydra looks there after the application's own tree; so it becomes the application's, and the search-path plugin puts
+    our tree behind it.
+    """
+    found = list(arguments)
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name not in ("--config-dir", "-cd"):
+            continue
+        found[index] = f"--config-path={Path(value).absolute()}" if equals else "--config-path"
+        if not equals and index + 1 < len(arguments):
+            found[index + 1] = str(Path(arguments[index + 1]).absolute())
+    return found
+
+
 def _one_line(error: BaseException) -> str:
     where = ""
     while isinstance(error, InstantiationException) and error.__cause__ is not None:
@@ -142,6 +159,8 @@ def _one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not _HYDRA_INTERNAL.match(line)]
     if isinstance(error, HydraException) and error.__cause__ is not None:
         lines.append(str(error.__cause__).splitlines()[0])
+    if "submitit" in " ".join(lines) and find_spec("submitit") is None:
+        lines.append("It comes with `pip install lightning-dga[slurm]`.")
     return where + " ".join(lines)
 
 

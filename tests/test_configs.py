@@ -20,6 +20,7 @@ NEEDED = {
                              "messages: 0, tables: 0}}"],
     "trainer=gpu": ["trainer.accelerator=cpu"],  # no GPU where the tests run; the rest of the config is instantiated
     "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
+    "trainer=multi_node": ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=3"],
     "trainer=fsdp2": ["trainer.accelerator=cpu", "trainer.devices=2"],
 }  # fmt: skip
 PARTS = {"data=text", "callbacks=default"}  # shared by the others; not to be chosen
@@ -58,6 +59,17 @@ def test_there_is_a_config_for_every_rule(tmp_path, corpora, rule):
     assert rule == "uniform" or type(made[0].rule) is RULES[rule]
 
 
+def test_a_slurm_job_has_a_task_for_each_device(tmp_path, corpora):
+    job = composed(tmp_path, corpora, "hydra/launcher=slurm", "trainer=multi_node").hydra.launcher
+    assert (job.nodes, job.tasks_per_node, job.gpus_per_node) == (3, 2, 2)
+    assert composed(tmp_path, corpora, "hydra/launcher=local").hydra.launcher.tasks_per_node == 1
+
+
+def test_shards_are_spread_over_the_devices_of_all_machines(tmp_path, corpora):
+    config = composed(tmp_path, corpora, "trainer=fsdp2", "trainer.num_nodes=3")
+    assert config.trainer.strategy.data_parallel_size == 6
+
+
 def test_the_tree_has_the_groups_of_the_house():
     assert set(CHOICES) >= {"data", "model", "callbacks", "trainer", "logger", "experiment"}
-    assert {"cpu", "gpu", "ddp", "fsdp2"} <= set(CHOICES["trainer"])
+    assert {"cpu", "gpu", "ddp", "fsdp2", "multi_node"} <= set(CHOICES["trainer"])

@@ -31,6 +31,7 @@ class GPT(LightningModule):
         betas: Of AdamW.
         warmup_steps: Steps of linear warm-up.
         max_steps: Steps over which a cosine then lowers the learning rate to a tenth; ``None`` keeps it constant.
+        replicas: Where it is sharded (FSDP2), over how many groups of processes that hold the same (HSDP).
 
     Raises:
         ValueError: If ``num_heads`` does not divide ``d_model``.
@@ -49,6 +50,7 @@ class GPT(LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         warmup_steps: int = 20,
         max_steps: int | None = None,
+        replicas: int = 1,
     ) -> None:
         super().__init__()
         if d_model % num_heads:
@@ -70,7 +72,7 @@ class GPT(LightningModule):
     def configure_model(self) -> None:
         """Shards its blocks, and the rest as one, where Lightning's ``ModelParallelStrategy`` is in use (FSDP2)."""
         if self.device_mesh is not None:
-            shard(self, self.blocks, self.device_mesh["data_parallel"])
+            shard(self, self.blocks, self.device_mesh["data_parallel"], self.hparams["replicas"])
 
     @override
     def forward(self, tokens: Tensor) -> Tensor:
