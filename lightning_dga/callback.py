@@ -230,6 +230,7 @@ class DynamicGradientAlignment(Callback):
             seen = averages.smoothed(alignments) if self.alignment_ema < 1 else alignments
             weights, state = self.rule.update(weights, seen, state)
             weights = from_first_process(weights, pl_module.device)
+        staleness = mixture.staleness
         self._commit(
             replace(
                 progress,
@@ -244,7 +245,7 @@ class DynamicGradientAlignment(Callback):
             ),
             mixture,
         )
-        self._log(trainer, mixture)
+        self._log(trainer, mixture, staleness)
 
     @override
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -299,8 +300,8 @@ class DynamicGradientAlignment(Callback):
         if changed:
             mixture.set_weights(weights)
 
-    def _log(self, trainer: Any, mixture: Mixture) -> None:
-        metrics = _metrics(mixture, self._progress)
+    def _log(self, trainer: Any, mixture: Mixture, staleness: int) -> None:
+        metrics = _metrics(mixture, self._progress) | {"dga/staleness": float(staleness)}
         for logger in trainer.loggers:
             # the step that Lightning gives the training metrics of this same batch
             logger.log_metrics(metrics, step=trainer.global_step - 1)

@@ -32,6 +32,11 @@ class Mixture(Protocol):
         """Changes the weights."""
         ...
 
+    @property
+    def staleness(self) -> int:
+        """Batches that were trained on under older weights since the newest were set."""
+        ...
+
     def probes(self, update: int, size: int) -> Probes:
         """The samples for an update, ``size`` of each domain."""
         ...

@@ -38,15 +38,18 @@ def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: st
         raise ValueError(
             f"`{argument}` has shape {tuple(weights.shape)}, expected one number for each of the {len(names)} domains."
         )
-    for problem, wrong in (("not finite", ~weights.isfinite()), ("negative", weights < 0)):
-        if wrong.any():
-            first = int(wrong.nonzero()[0])
-            raise ValueError(f"`{argument}` of domain {names[first]!r} is {problem}: {weights[first].item()}.")
-    if weights.sum() == 0:
+    least, largest = torch.aminmax(weights)
+    # NaN fails both comparisons
+    if not (least >= 0 and largest < torch.inf):
+        for problem, wrong in (("not finite", ~weights.isfinite()), ("negative", weights < 0)):
+            if wrong.any():
+                first = int(wrong.nonzero()[0])
+                raise ValueError(f"`{argument}` of domain {names[first]!r} is {problem}: {weights[first].item()}.")
+    if largest == 0:
         raise ValueError(f"`{argument}` are all zero; give at least one domain a positive weight.")
     # dividing by the largest first keeps the sum finite for weights near the end of the range
-    weights /= weights.max()
-    return weights / weights.sum()
+    weights /= largest
+    return weights.div_(weights.sum())
 
 
 def _in_order(values: Mapping[str, float], names: Sequence[str], argument: str) -> list[float]:

@@ -1,19 +1,22 @@
 """Which domain each sample of the stream comes from: a pure function of seed, sample index and weight history.
 
-The stream is one endless sequence of samples, numbered from 0 over all processes. Sample ``n`` compares the n-th number
-of a counter-based generator (Philox, Salmon et al., SC 2011) with the weights that are in force at ``n``; within its
-domain it takes the next position. Nothing else enters, so every process computes the same sequence, and a run resumes
-anywhere with any number of processes or workers.
+The stream is one endless sequence of samples, numbered from 0 over all processes. The domain of sample ``n`` follows
+from ``n``, the seed and the weights that are in force (and, under quota sampling, from how many samples each domain has
+had); within its domain it takes the next position. Nothing else enters, so every process computes the same sequence,
+and a run resumes anywhere with any number of processes or workers.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from lightning_dga.data.sampling import make_sampling
+from lightning_dga.data.segment import Segment
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,20 +41,6 @@ class Draw:
         return self.start + len(self.domains)
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """Weights, and the sample index at which they take effect."""
-
-    start: int
-    version: int
-    weights: NDArray[np.float64]
-    cumulative: NDArray[np.float64] = field(repr=False)
-
-    @classmethod
-    def of(cls, start: int, version: int, weights: NDArray[np.float64]) -> "_Segment":
-        return cls(start, version, weights, np.cumsum(weights))
-
-
 class Composition:
     """Draws the stream ahead of its use, and takes back what new weights make stale.
 
@@ -60,18 +49,26 @@ class Composition:
     from there on are recalled, and drawn again under the new weights. The sequence therefore never depends on how far
     workers ran ahead.
 
+    A signal's handler may take the state between any two steps of a method; steps are in an order that lets it.
+
     Args:
         weights: Weights at the start, ``[k]`` float64 on the simplex.
         seed: Selects the sequence.
         lag: How many samples late new weights take effect. 0: with the next sample that is handed over.
+        sampling: ``"multinomial"``, independent draws, or ``"quota"``, which tracks the weights within one sample.
+
+    Raises:
+        ValueError: If there is no such sampling.
     """
 
-    def __init__(self, weights: Tensor, seed: int = 0, lag: int = 0) -> None:
+    def __init__(self, weights: Tensor, seed: int = 0, lag: int = 0, sampling: str = "multinomial") -> None:
         self.seed = seed
         self.lag = lag
-        self._segments = [_Segment.of(0, 0, weights.numpy().copy())]
+        self.sampling = sampling
+        self._sampling = make_sampling(sampling, seed)
+        self._segments = [Segment(0, 0, 0, weights.numpy().copy())]
         self._counts = np.zeros(len(weights), dtype=np.int64)
-        self._drawn = 0
+        self._begin = 0
         self._handed: Draw | None = None
         self._pending: deque[Draw] = deque()
 
@@ -93,31 +90,40 @@ class Composition:
     @property
     def position(self) -> int:
         """How many samples have been handed to training, over all processes."""
-        return (
-            self._handed.stop if self._handed is not None else self._drawn - sum(len(d.domains) for d in self._pending)
-        )
+        return self._handed.stop if self._handed is not None else self._begin
+
+    @property
+    def stale_samples(self) -> int:
+        """How many samples were handed to training under older weights since the newest were set; ``lag`` at most."""
+        newest = self._segments[-1]
+        return min(self.position, newest.start) - newest.set_at
 
     def set_weights(self, weights: Tensor) -> None:
         """Puts new weights (``[k]`` float64 on the simplex) in force, ``lag`` samples from now. Costs O(k)."""
+        position = self.position
         # nothing was trained on before the first sample, so there is no run to be steady for
-        effective = self.position + (self.lag if self.position else 0)
+        effective = position + (self.lag if position else 0)
         while self._pending and self._pending[-1].stop > effective:
-            self._take_back(self._pending.pop())
+            self._take_back()
         kept = [segment for segment in self._segments if segment.start < effective]
-        self._segments = [*kept, _Segment.of(effective, self.version + 1, weights.numpy().copy())]
+        segment = Segment(effective, position, self.version + 1, weights.numpy().copy())
+        if len(kept) < len(self._segments):
+            # takes the place of a segment without a sample, and what that one carried over
+            segment.ideal = self._segments[len(kept)].ideal
+        self._segments = [*kept, segment]
 
     def draw(self, size: int) -> Draw:
         """Draws the next ``size`` samples of the stream. Costs O(size log k)."""
-        domains = self._domains(self._drawn, size)
+        start = self._drawn
+        domains = self._domains(start, size)
         order = np.argsort(domains, kind="stable")
         ordered = domains[order]
         first = np.searchsorted(ordered, ordered, side="left")
         positions = np.empty(size, dtype=np.int64)
         positions[order] = self._counts[ordered] + np.arange(size) - first
-        np.add.at(self._counts, domains, 1)
-        draw = Draw(self._drawn, self._segment_at(self._drawn).version, domains, positions)
-        self._drawn += size
+        draw = Draw(start, self._segments[self._segment_index(start)].version, domains, positions)
         self._pending.append(draw)
+        np.add.at(self._counts, domains, 1)
         return draw
 
     def is_pending(self, draw: Draw) -> bool:
@@ -130,13 +136,14 @@ class Composition:
             raise RuntimeError(
                 "Only the oldest pending draw can be handed over; this one was recalled or came out of order."
             )
-        self._handed = self._pending.popleft()
+        self._handed = draw
+        self._pending.popleft()
         self._forget_segments_before(self._handed.start)
 
     def recall_pending(self) -> None:
         """Takes back every pending draw; the next :meth:`draw` repeats the first of them."""
         while self._pending:
-            self._take_back(self._pending.pop())
+            self._take_back()
 
     def counts(self, *, completed: bool = True) -> Tensor:
         """Samples of each domain that were handed to training, over all processes, ``[k]`` int64.
@@ -145,8 +152,9 @@ class Composition:
             completed: Whether the draw that training holds counts too.
         """
         counts = self._counts.copy()
-        uncounted = [*self._pending] + ([self._handed] if self._handed is not None and not completed else [])
-        for draw in uncounted:
+        counted = int(counts.sum())
+        ahead = [draw for draw in self._pending if draw is not self._handed and draw.stop <= counted]
+        for draw in ahead if completed or self._handed is None else [*ahead, self._handed]:
             np.subtract.at(counts, draw.domains, 1)
         return torch.from_numpy(counts)
 
@@ -159,71 +167,71 @@ class Composition:
         """
         again = self._handed if self._handed is not None and not completed else None
         position = again.start if again else self.position
-        needed = [
-            s
-            for i, s in enumerate(self._segments)
-            if i + 1 == len(self._segments) or self._segments[i + 1].start > position
-        ]
+        counts = self.counts(completed=completed)
+        first = self._segment_index(position)
+        self._enter(first, counts.numpy())
         return {
             "seed": self.seed,
+            "sampling": self.sampling,
             "position": position,
-            "counts": self.counts(completed=completed),
-            "segments": [
-                {"start": s.start, "version": s.version, "weights": torch.from_numpy(s.weights.copy())} for s in needed
-            ],
+            "counts": counts,
+            "segments": [segment.state_dict() for segment in self._segments[first:]],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where :meth:`state_dict` was taken; drops whatever was drawn since.
 
         Raises:
-            ValueError: If the state is of another number of domains.
+            ValueError: If the state is of another number of domains, or another sampling.
         """
         if len(state["counts"]) != len(self._counts):
             raise ValueError(f"The state has {len(state['counts'])} domains, this mixture has {len(self._counts)}.")
+        sampling = state.get("sampling", "multinomial")
+        if sampling != self.sampling:
+            raise ValueError(
+                f"The state is of `sampling={sampling!r}`, this mixture has {self.sampling!r}; give the same."
+            )
         self.seed = int(state["seed"])
-        self._drawn = int(state["position"])
+        self._sampling = make_sampling(sampling, self.seed)
+        self._begin = int(state["position"])
         self._counts = state["counts"].numpy().astype(np.int64, copy=True)
-        self._segments = [
-            _Segment.of(int(s["start"]), int(s["version"]), s["weights"].numpy().astype(np.float64, copy=True))
-            for s in state["segments"]
-        ]
+        self._segments = [Segment.from_state_dict(segment) for segment in state["segments"]]
         self._handed = None
         self._pending.clear()
 
+    @property
+    def _drawn(self) -> int:
+        """Index of the next sample to draw."""
+        return self._pending[-1].stop if self._pending else self.position
+
     def _domains(self, start: int, size: int) -> NDArray[np.int64]:
-        uniform = _uniform(self.seed, start, size)
-        domains = np.empty(size, dtype=np.int64)
-        begin = 0
-        while begin < size:
-            index = max(i for i, s in enumerate(self._segments) if s.start <= start + begin)
-            end = size
-            if index + 1 < len(self._segments):
-                end = min(end, self._segments[index + 1].start - start)
-            cumulative = self._segments[index].cumulative
-            # u * total can round up to the total, which lies behind the last domain that has a weight
-            scaled = np.minimum(uniform[begin:end] * cumulative[-1], np.nextafter(cumulative[-1], 0))
-            domains[begin:end] = np.searchsorted(cumulative, scaled, side="right")
-            begin = end
-        return domains
+        parts: list[NDArray[np.int64]] = []
+        counts, stop = self._counts, start + size
+        while start < stop:
+            if parts:
+                counts = counts + np.bincount(parts[-1], minlength=len(counts))
+            index = self._segment_index(start)
+            self._enter(index, counts)
+            end = min([stop, *(segment.start for segment in self._segments[index + 1 : index + 2])])
+            parts.append(self._sampling.domains(self._segments[index], start, end - start, counts))
+            start = end
+        return np.concatenate(parts)
 
-    def _segment_at(self, sample: int) -> _Segment:
-        return max((s for s in self._segments if s.start <= sample), key=lambda s: s.start)
+    def _segment_index(self, sample: int) -> int:
+        return max(index for index, segment in enumerate(self._segments) if segment.start <= sample)
 
-    def _take_back(self, draw: Draw) -> None:
-        np.subtract.at(self._counts, draw.domains, 1)
-        self._drawn -= len(draw.domains)
+    def _enter(self, index: int, counts: NDArray[np.int64]) -> None:
+        if self._segments[index].ideal is None:
+            self._sampling.enter(self._segments[index], self._segments[index - 1] if index else None, counts)
+
+    def _take_back(self) -> None:
+        """Takes back the newest pending draw."""
+        np.subtract.at(self._counts, self._pending[-1].domains, 1)
+        self._pending.pop()
+        for segment in self._segments[1:]:
+            if segment.start >= self._drawn:
+                segment.ideal = None
 
     def _forget_segments_before(self, sample: int) -> None:
         while len(self._segments) > 1 and self._segments[1].start <= sample:
             self._segments.pop(0)
-
-
-def _uniform(seed: int, start: int, size: int) -> NDArray[np.float64]:
-    """Numbers ``start`` to ``start + size`` of a seeded sequence in [0, 1), found without making the ones before."""
-    generator = np.random.Philox(key=seed & 0xFFFFFFFFFFFFFFFF)
-    per_counter = 4  # one Philox counter yields four 64-bit words
-    generator.advance(start // per_counter)
-    skip = start % per_counter
-    words = np.asarray(generator.random_raw(size + skip), dtype=np.uint64)[skip:]
-    return (words >> np.uint64(11)) * 2.0**-53

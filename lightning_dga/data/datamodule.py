@@ -44,6 +44,8 @@ class MixtureDataModule(LightningDataModule):
         seed: Selects the sequence of training samples.
         batches_per_epoch: Training batches that make an epoch. By default as many as hold every sample once, or 1,000
             where a domain is an iterable.
+        sampling: ``"multinomial"`` draws each sample's domain independently; under ``"quota"`` each domain stays within
+            one sample of its ideal share (:mod:`~lightning_dga.data.quota`).
         max_staleness: After how many further batches new weights take effect; 0 recalls all queued work, a larger
             number recalls only what lies beyond it.
         prefetch_factor: Batches that each worker prepares ahead.
@@ -79,6 +81,7 @@ class MixtureDataModule(LightningDataModule):
         collate_fn: Callable[[list[Any]], Any] | None = None,
         seed: int = 0,
         batches_per_epoch: int | None = None,
+        sampling: str = "multinomial",
         max_staleness: int = 0,
         prefetch_factor: int = 2,
         pin_memory: bool = False,
@@ -100,7 +103,7 @@ class MixtureDataModule(LightningDataModule):
         self.seed = seed
         self._sources = DatasetPerDomain(domains) if isinstance(domains, Mapping) else domains
         self._target = DatasetPerDomain({"target": target})
-        self._composition = Composition(as_weights(weights, self.domain_names), seed)
+        self._composition = Composition(as_weights(weights, self.domain_names), seed, sampling=sampling)
         self._evaluation = {"val": val, "test": test}
         self._collate_fn = collate_fn or default_collate
         self._batches_per_epoch = batches_per_epoch
@@ -178,6 +181,16 @@ class MixtureDataModule(LightningDataModule):
         return self._composition.counts()
 
     @property
+    def domain_sizes(self) -> Tensor:
+        """Samples in each domain, ``[k]`` int64; 0 for an iterable, whose size is not known."""
+        return torch.from_numpy(self._sources.sizes.copy())
+
+    @property
+    def staleness(self) -> int:
+        """Batches that were handed to training under older weights since the newest were set: 0 to `max_staleness`."""
+        return -(-self._composition.stale_samples // (self.batch_size * self._rank_and_world_size()[1]))
+
+    @property
     def epochs_seen(self) -> Tensor:
         """How often each domain has been gone through, ``[k]`` float64; NaN for an iterable of unknown size."""
         sizes = torch.from_numpy(self._sources.sizes).double()
@@ -238,7 +251,7 @@ class MixtureDataModule(LightningDataModule):
         """Continues the stream where the state was taken.
 
         Raises:
-            ValueError: If the state is of other domains.
+            ValueError: If the state is of other domains, or another ``sampling``.
         """
         saved = tuple(state_dict["domain_names"])
         if saved != self.domain_names:

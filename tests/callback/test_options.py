@@ -1,5 +1,6 @@
 """Options of the callback that change what is measured, and what it says and logs."""
 
+import csv
 import logging
 
 import pytest
@@ -146,3 +147,13 @@ def test_signal_to_noise_is_logged(tmp_path):
     trainer(callback, max_steps=4, logger=logger, log_every_n_steps=1).fit(Plain(), datamodule=mixture())
     header = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert "dga/signal_to_noise/domain0" in header
+
+
+def test_how_long_older_weights_stayed_in_force_is_logged(tmp_path):
+    logger = CSVLogger(tmp_path, version="")
+    callback = DynamicGradientAlignment(every_n_steps=4, estimator="backward", probe_batch_size=2)
+    trainer(callback, max_steps=12, logger=logger).fit(Plain(), datamodule=mixture(max_staleness=2))
+    logger.save()
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        logged = [row["dga/staleness"] for row in csv.DictReader(file) if row["dga/staleness"]]
+    assert [float(value) for value in logged] == [0, 2, 2]

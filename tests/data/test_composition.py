@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -91,9 +93,10 @@ def test_a_recalled_draw_cannot_be_handed_over():
         composition.hand_over(draw)
 
 
-@settings(max_examples=80, deadline=None)
+@pytest.mark.parametrize("sampling", ["multinomial", "quota"])
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_resuming_anywhere_continues_the_sequence(data):
+def test_resuming_anywhere_continues_the_sequence(sampling, data):
     """Weights change on the way, work is queued ahead by any amount, the batch in training may be done or not."""
     lag = data.draw(st.sampled_from([0, 8, 24]))
     changes = data.draw(
@@ -115,10 +118,10 @@ def test_resuming_anywhere_continues_the_sequence(data):
                 composition.set_weights(as_weights(changes[step + 1], NAMES))
         return out
 
-    whole = run(Composition(simplex(1, 2, 3), lag=lag), 0, 14, ahead=0)
-    first = Composition(simplex(1, 2, 3), lag=lag)
+    whole = run(Composition(simplex(1, 2, 3), lag=lag, sampling=sampling), 0, 14, ahead=0)
+    first = Composition(simplex(1, 2, 3), lag=lag, sampling=sampling)
     before = run(first, 0, stop, ahead=data.draw(st.integers(0, 4)))
-    resumed = Composition(simplex(1, 1, 1), seed=9, lag=lag)
+    resumed = Composition(simplex(1, 1, 1), seed=9, lag=lag, sampling=sampling)
     resumed.load_state_dict(first.state_dict(completed=completed))
     # the step that was not completed is taken again, and sets its weights afterwards as it would have
     if completed and stop in changes:
@@ -126,6 +129,35 @@ def test_resuming_anywhere_continues_the_sequence(data):
     again = stop if completed else stop - 1
     after = run(resumed, again, 14, ahead=data.draw(st.integers(0, 4)))
     assert before[:again] + after == whole
+
+
+@pytest.mark.parametrize("sampling", ["multinomial", "quota"])
+def test_a_signal_may_take_the_state_between_any_two_lines(sampling):
+    """Whatever is being done: the state that a signal's handler takes is that of some moment before or after it."""
+    states = []
+
+    def between_lines(frame, event, argument):
+        if "lightning_dga" in frame.f_code.co_filename and frame.f_code.co_name not in ("state_dict", "counts"):
+            states.append(composition.state_dict())
+        return between_lines
+
+    composition = Composition(simplex(1, 2, 3), lag=6, sampling=sampling)
+    whole = take(Composition(simplex(1, 2, 3), sampling=sampling), 4)
+    ahead = [composition.draw(8) for _ in range(3)]
+    sys.settrace(between_lines)
+    try:
+        composition.hand_over(ahead[0])
+        composition.draw(8)
+        composition.recall_pending()
+        composition.draw(8)
+    finally:
+        sys.settrace(None)
+    assert len(states) > 50
+    assert {state["position"] for state in states} == {0, 8}
+    for state in states:
+        resumed = Composition(simplex(1, 1, 1), sampling=sampling)
+        resumed.load_state_dict(state)
+        assert take(resumed, 2) == whole[state["position"] :][:16]
 
 
 def test_the_state_does_not_grow_with_the_run():
@@ -147,9 +179,9 @@ def test_a_state_of_another_number_of_domains_is_refused():
 
 
 def test_the_random_numbers_can_be_found_from_the_middle():
-    from lightning_dga.data.composition import _uniform
+    from lightning_dga.data.multinomial import uniform
 
-    whole = _uniform(3, 0, 100)
+    whole = uniform(3, 0, 100)
     for start in (1, 2, 3, 4, 37):
-        assert np.array_equal(whole[start:], _uniform(3, start, 100 - start))
-    assert not np.array_equal(whole, _uniform(4, 0, 100))
+        assert np.array_equal(whole[start:], uniform(3, start, 100 - start))
+    assert not np.array_equal(whole, uniform(4, 0, 100))

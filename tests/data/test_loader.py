@@ -65,12 +65,31 @@ def test_staleness_is_what_was_asked_for():
     batches = iter(data.train_dataloader())
     drawn(batches, 2)
     data.set_weights([0, 1, 0])
-    versions = []
+    versions, staleness = [], []
     for _ in range(6):
         next(batches)
         versions.append(data.current_batch.version)
+        staleness.append(data.staleness)
+    data.set_weights([1, 1, 1])
+    assert data.staleness == 0
     data.teardown("fit")
     assert versions == [0, 0, 0, 1, 1, 1]
+    assert staleness == [1, 2, 3, 3, 3, 3]
+
+
+def test_a_resumed_run_knows_its_staleness():
+    data, again = mixture(max_staleness=3), mixture(max_staleness=3)
+    batches = iter(data.train_dataloader())
+    drawn(batches, 2)
+    data.set_weights([0, 1, 0])
+    drawn(batches, 2)
+    again.load_state_dict(data.state_dict())
+    assert again.staleness == data.staleness == 2
+
+
+def test_sizes_of_domains_are_told_where_they_are_known():
+    data = MixtureDataModule({"map": Points(0, 9), "stream": Stream(1, 9)}, Points(0, 3), batch_size=2)
+    assert data.domain_sizes.tolist() == [9, 0]
 
 
 def test_weights_may_change_faster_than_queued_work_arrives():

@@ -1,0 +1,49 @@
+"""A stretch of the stream under one set of weights."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(eq=False)
+class Segment:
+    """Weights, and where in the stream they were set and took effect.
+
+    Attributes:
+        start: Index of the first sample that they govern.
+        set_at: How many samples had been handed to training when they were set.
+        version: How often the weights had been set, these included.
+        weights: ``[k]`` float64 on the simplex.
+        ideal: Samples that each domain was due at ``start``, ``[k]`` float64, where the sampling keeps account of it
+            and the stream has reached ``start``.
+    """
+
+    start: int
+    set_at: int
+    version: int
+    weights: NDArray[np.float64]
+    ideal: NDArray[np.float64] | None = None
+
+    @cached_property
+    def cumulative(self) -> NDArray[np.float64]:
+        """Running sum of the weights, ``[k]`` float64."""
+        return np.cumsum(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its fields, as a checkpoint holds them."""
+        state = {"start": self.start, "set_at": self.set_at, "version": self.version}
+        arrays = {"weights": self.weights, "ideal": self.ideal}
+        return state | {name: torch.from_numpy(a.copy()) for name, a in arrays.items() if a is not None}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "Segment":
+        """The segment that :meth:`state_dict` was taken of."""
+        arrays = {
+            name: state[name].numpy().astype(np.float64, copy=True) for name in ("weights", "ideal") if name in state
+        }
+        start = int(state["start"])
+        return cls(start, int(state.get("set_at", start)), int(state["version"]), **arrays)
