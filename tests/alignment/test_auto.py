@@ -17,6 +17,7 @@ from lightning_dga.alignment import (
     ProbeLoss,
     TrainingStep,
 )
+from lightning_dga.alignment import auto as auto_module
 from lightning_dga.alignment.backward import add_domains
 from lightning_dga.alignment.sums import DomainSums
 from lightning_dga.alignment.target import target_gradient
@@ -264,3 +265,11 @@ def test_the_fastest_of_those_that_pass_is_taken():
     auto = Auto({"slow": Slow})
     assert isinstance(auto.choose(measurement(BySample()), FEW, None), Backward) and auto.name == "backward"
     assert float(auto.reasons["slow"].split()[0]) > 3
+
+
+def test_a_disturbed_call_of_the_trial_does_not_make_all_look_alike(monkeypatch):
+    # the target's gradient alone, the reference and a rival, in three rounds
+    seconds = iter([50.0, 4.0, 3.0, 1.0, 4.0, 90.0, 1.0, 5.0, 2.5])
+    monkeypatch.setattr(auto_module, "_seconds", lambda call: next(seconds))
+    found = auto_module._trial(measurement(BySample()), {"backward": Backward(), "rival": Backward()})
+    assert found == {"backward": 3.0, "rival": 1.5}
