@@ -21,7 +21,7 @@ from lightning_dga.alignments import Alignments
 from lightning_dga.distributed import on_any_process
 
 _INSTEAD = "Use `estimator='backward'`."
-_WATCHES_BETWEEN_CHECKS = 10
+_WATCHES_BETWEEN_CHECKS = 100
 
 
 @dataclass
@@ -45,7 +45,8 @@ class InStep:
     taken, of as many samples of a domain as a probe would have. Nothing of the step changes. The alignment is that of
     the training loss in training mode, with its dropout.
 
-    Every tenth batch of many domains is checked: its samples' inner products have to make up that of its own gradient.
+    The first batch of many domains is checked, and every hundredth after it: its samples' inner products have to make
+    up that of its own gradient.
     """
 
     def __init__(self) -> None:
