@@ -92,9 +92,8 @@ class StreamReader:
                 self._pass = None
                 self._epoch += 1
             except Exception as error:
-                raise DataError(
-                    f"Domain {self._domain!r}, sample {self._read}: {type(error).__name__}: {error}"
-                ) from error
+                what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+                raise DataError(f"Domain {self._domain!r}, sample {self._read}: {what}") from error
         raise DataError(f"Domain {self._domain!r} is an iterable that gives no samples.")
 
     def _start(self, state: Any = None) -> Iterator[Any]:
@@ -119,6 +118,8 @@ def _resumes_exactly(dataset: Any) -> bool:
     """
     if not (hasattr(dataset, "state_dict") and hasattr(dataset, "load_state_dict")):
         return False
+    if hasattr(dataset, "documents"):
+        return _resumes_exactly(dataset.documents)
     inner = getattr(dataset, "_ex_iterable", None)
     while inner is not None:
         if hasattr(inner, "buffer_size"):

@@ -1,10 +1,12 @@
 """Text: documents from files, corpora of domains and a target, tokenised and packed to sequences of one length."""
 
 from lightning_dga.data.text.corpus import TextCorpus, split_target
+from lightning_dga.data.text.document_stream import DocumentStream
 from lightning_dga.data.text.documents import read_folder, read_jsonl
 from lightning_dga.data.text.folder_corpus import folder_corpus
 from lightning_dga.data.text.mixture import text_mixture
-from lightning_dga.data.text.packing import PackedTokens, pack
+from lightning_dga.data.text.packed_stream import PackedStream
+from lightning_dga.data.text.packing import PackedTokens, pack, separate_documents
 from lightning_dga.data.text.recipes import folder_mixture, standard_library_mixture
 from lightning_dga.data.text.standard_library import standard_library_corpus
 from lightning_dga.data.text.tokenized_corpus import TokenizedCorpus, TokenizedDocuments, tokenize_corpus
@@ -13,6 +15,8 @@ from lightning_dga.data.text.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, train
 __all__ = [
     "END_OF_TEXT",
     "END_OF_TEXT_ID",
+    "DocumentStream",
+    "PackedStream",
     "PackedTokens",
     "TextCorpus",
     "TokenizedCorpus",
@@ -22,6 +26,7 @@ __all__ = [
     "pack",
     "read_folder",
     "read_jsonl",
+    "separate_documents",
     "split_target",
     "standard_library_corpus",
     "standard_library_mixture",
