@@ -65,6 +65,13 @@ class DocumentStream(IterableDataset[str]):
         # where the pass is: which of the splits in its order, and where in it
         self._position = (0, 0)
 
+    @classmethod
+    def of(cls, splits: Sequence[Split], field: str = "text") -> "DocumentStream":
+        """The documents of parts of files."""
+        stream = object.__new__(cls)
+        stream.__dict__.update(field=field, seed=None, splits=list(splits), _epoch=0, _position=(0, 0))
+        return stream
+
     @property
     def num_shards(self) -> int:
         """Into how many shards it can be split."""

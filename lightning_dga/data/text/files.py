@@ -76,6 +76,13 @@ def kind(url: str) -> str:
     return Path(url).suffix.removeprefix(".").lower()
 
 
+def stem(url: str) -> str:
+    """A file's name without what :func:`kind` says, and without its compression."""
+    for ending in COMPRESSED:
+        url = url.removesuffix(ending)
+    return Path(url).stem
+
+
 class _Owning(io.BufferedReader):
     """A decompressing reader that closes the file that it reads from too."""
 
