@@ -9,6 +9,7 @@ There a backward pass sums over processes by itself, and moves what one of train
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,6 +50,15 @@ def from_first_process(tensor: Tensor, device: torch.device) -> Tensor:
     shared = tensor.to(device)
     dist.broadcast(shared, src=0)
     return shared.to(tensor.device)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """A small object of every process, in their order; every process must call it."""
+    if not is_distributed():
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
 
 
 def leave_together() -> None:

@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
+from lightning_dga.data.text import build_bins
 from lightning_dga.reweighting import RULES
 from lightning_dga.train import config_dir
 
@@ -15,6 +16,7 @@ CHOICES = {
 }
 NEEDED = {
     "data=corpora": ["data.root={corpora}", "data.target=weather"],
+    "data=token_bins": ["data.root={corpora}-bins", "data.target=weather", "data.context_length=32"],
     "experiment=corpora": ["data.root={corpora}", "data.target=weather"],
     "callbacks=importance": ["callbacks.dga.rule.histogram={{code: 1, comments: 0, docstrings: 0, manual: 0, "
                              "messages: 0, tables: 0}}"],
@@ -24,6 +26,11 @@ NEEDED = {
     "trainer=fsdp2": ["trainer.accelerator=cpu", "trainer.devices=2"],
 }  # fmt: skip
 PARTS = {"data=text", "callbacks=default"}  # shared by the others; not to be chosen
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bins(corpora):
+    build_bins(corpora, f"{corpora}-bins", vocab_size=300)
 
 
 def composed(tmp_path, corpora, *overrides):

@@ -31,8 +31,9 @@ class MixtureDataModule(LightningDataModule):
 
     Args:
         domains: The training data by domain name. Map-style data sets are visited without replacement and reshuffled
-            every epoch; an iterable is read in its own order and started again when it ends (every process reads all of
-            it).
+            every epoch; an iterable is read in its own order and started again when it ends. One that can be split
+            (``num_shards`` and ``shard``) is shared by the processes, and one with ``state_dict`` resumes by it, as
+            Hugging Face's streams do; of others every process reads all, and a resumed run reads again from the start.
         target: The target set: samples of what the model shall be good at.
         val: Validation data.
         test: Test data.
@@ -48,6 +49,8 @@ class MixtureDataModule(LightningDataModule):
             one sample of its ideal share (:mod:`~lightning_dga.data.quota`).
         max_staleness: After how many further batches new weights take effect; 0 recalls all queued work, a larger
             number recalls only what lies beyond it.
+        stream_shards: Into how many shards an iterable domain is split at most, where it can be. The processes share
+            them: best a multiple of their number.
         prefetch_factor: Batches that each worker prepares ahead.
         pin_memory: Copies batches to pinned memory before handing them over.
         timeout: Seconds to wait for a worker's batch before an error; 0 waits for ever.
@@ -83,6 +86,7 @@ class MixtureDataModule(LightningDataModule):
         batches_per_epoch: int | None = None,
         sampling: str = "multinomial",
         max_staleness: int = 0,
+        stream_shards: int = 16,
         prefetch_factor: int = 2,
         pin_memory: bool = False,
         timeout: float = 0,
@@ -94,6 +98,8 @@ class MixtureDataModule(LightningDataModule):
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         if batches_per_epoch is not None and batches_per_epoch < 1:
             raise ValueError(f"`batches_per_epoch` must be at least 1, got {batches_per_epoch}.")
+        if stream_shards < 1:
+            raise ValueError(f"`stream_shards` must be at least 1, got {stream_shards}.")
         for name, value in {"num_workers": num_workers, "max_staleness": max_staleness}.items():
             if value < 0:
                 raise ValueError(f"`{name}` must not be negative, got {value}.")
@@ -108,6 +114,8 @@ class MixtureDataModule(LightningDataModule):
         self._collate_fn = collate_fn or default_collate
         self._batches_per_epoch = batches_per_epoch
         self._max_staleness = max_staleness
+        self._stream_shards = stream_shards
+        self._stream_state: dict[str, Any] = {}
         self._workers: dict[str, Any] = {
             "num_workers": num_workers,
             "pin_memory": pin_memory,
@@ -205,6 +213,7 @@ class MixtureDataModule(LightningDataModule):
     def train_dataloader(self) -> MixtureLoader:
         if self._loader is not None:
             self._loader.close()
+            self._stream_state = self._loader.stream_state(self._composition.position)
         rank, world_size = self._rank_and_world_size()
         batch = self.batch_size * world_size
         self._composition.lag = self._max_staleness * batch
@@ -217,6 +226,8 @@ class MixtureDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             seed=self.seed,
+            stream_shards=self._stream_shards,
+            stream_state=self._stream_state,
             **self._workers,
         )
         return self._loader
@@ -241,10 +252,9 @@ class MixtureDataModule(LightningDataModule):
     @override
     def state_dict(self) -> dict[str, Any]:
         """The mixture's state: the same on every process, of a size that does not grow with the run."""
-        return {
-            "domain_names": list(self.domain_names),
-            "composition": self._composition.state_dict(completed=not self._batch_in_progress()),
-        }
+        composition = self._composition.state_dict(completed=not self._batch_in_progress())
+        streams = self._loader.stream_state(composition["position"]) if self._loader else self._stream_state
+        return {"domain_names": list(self.domain_names), "composition": composition, "streams": streams}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -261,8 +271,9 @@ class MixtureDataModule(LightningDataModule):
                 "Give `domains` as in the run that is resumed, or start a new run."
             )
         self._composition.load_state_dict(state_dict["composition"])
+        self._stream_state = state_dict["streams"]
         if self._loader is not None:
-            self._loader.restart()
+            self._loader.restart(self._stream_state)
 
     def _batch_in_progress(self) -> bool:
         """Whether training holds a batch that it has not stepped on, as when a signal or an error ends the run."""

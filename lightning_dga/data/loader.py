@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dga.data.composition import Composition, Draw
-from lightning_dga.data.sources import ShuffledOrder, Sources, iter_streams
-from lightning_dga.data.streams import StreamReader
+from lightning_dga.data.sharded_streams import ShardedStreams
+from lightning_dga.data.sources import ShuffledOrder, Sources
 
 # a run of recalled tickets is shared with the workers as one integer, first * _MOST_IN_FLIGHT + count, written
 # atomically
 _MOST_IN_FLIGHT = 1 << 20
+# batches between two exchanges of the streams' states among processes
+_EXCHANGE_EVERY = 64
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class MixtureLoader:
         rank: Which slice of each draw is this process's.
         world_size: How many processes share a draw.
         seed: Selects the order within the domains, and the workers' seeds.
+        stream_shards: Into how many shards a stream is split at most, where it can be.
+        stream_state: What :meth:`stream_state` gave in an earlier run.
         **workers: ``num_workers``, ``prefetch_factor``, ``pin_memory``, ``timeout``, ``multiprocessing_context`` and
             ``worker_init_fn`` of :class:`torch.utils.data.DataLoader`.
     """
@@ -97,6 +101,8 @@ class MixtureLoader:
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
+        stream_shards: int = 16,
+        stream_state: dict[str, Any] | None = None,
         **workers: Any,
     ) -> None:
         self.batch_size = batch_size
@@ -107,7 +113,9 @@ class MixtureLoader:
         self._world_size = world_size
         self._order = ShuffledOrder(sources.sizes, seed)
         self._sources = sources
-        self._streams = self._open_streams()
+        self._stream_shards = stream_shards
+        self._threads = workers.get("num_workers", 0)
+        self._streams = self._open_streams(stream_state)
         self._recalled = torch.zeros((), dtype=torch.int64).share_memory_()
         self._tickets = 0
         self._in_flight: dict[int, Draw] = {}
@@ -151,11 +159,20 @@ class MixtureLoader:
         self._batches = None
         self._in_flight.clear()
         self._composition.recall_pending()
+        self._streams.close()
 
-    def restart(self) -> None:
-        """Continues from wherever the composition's state has been set to."""
+    def restart(self, stream_state: dict[str, Any] | None = None) -> None:
+        """Continues from wherever the composition's state has been set to.
+
+        Args:
+            stream_state: What :meth:`stream_state` gave together with that state.
+        """
         self.close()
-        self._streams = self._open_streams()
+        self._streams = self._open_streams(stream_state)
+
+    def stream_state(self, position: int) -> dict[str, Any]:
+        """What the samples of streams from a position on depend on."""
+        return self._streams.state_dict(position) if self._streams else {}
 
     def _next_batch(self) -> Any:
         if self._batches is None:
@@ -165,36 +182,32 @@ class MixtureLoader:
             draw = self._in_flight.pop(ticket)
             if self._composition.is_pending(draw):
                 break
+        if self._streams:
+            # first, so that the state of either side of this draw can be told at any moment
+            self._streams.hand_over(draw)
         self._composition.hand_over(draw)
-        self.current = BatchInfo(draw.domains[self._own(draw)], draw.version, draw.start)
-        for domain, reader in self._streams.items():
-            before = draw.positions[draw.domains == domain]
-            if len(before):
-                reader.release(int(before[0]))
+        self.current = BatchInfo(draw.domains[self._own()], draw.version, draw.start)
+        if self._streams and draw.start // len(draw.domains) % _EXCHANGE_EVERY == 0:
+            self._streams.exchange()
         return batch
 
     def _next_work(self) -> _Work:
         draw = self._composition.draw(self.batch_size * self._world_size)
-        own = self._own(draw)
+        own = self._own()
         domains, positions = draw.domains[own], draw.positions[own]
-        streamed = {
-            slot: self._streams[domain].get(position)
-            for slot, (domain, position) in enumerate(zip(domains.tolist(), positions.tolist(), strict=True))
-            if domain in self._streams
-        }
+        streamed: dict[int, Any] = {}
+        if self._streams:
+            streamed = self._streams.samples(draw, own, self._composition.is_pending)
         ticket = self._tickets
         self._tickets += 1
         self._in_flight[ticket] = draw
         return _Work(ticket, domains, self._order.indices(domains, positions), streamed)
 
-    def _open_streams(self) -> dict[int, StreamReader]:
-        streams = dict(iter_streams(self._sources))
-        counts = self._composition.counts()
-        for domain, reader in streams.items():
-            reader.release(int(counts[domain]))
-        return streams
+    def _open_streams(self, state: dict[str, Any] | None) -> ShardedStreams:
+        batch = self.batch_size * self._world_size
+        return ShardedStreams(self._sources, batch, self._stream_shards, self._threads, state or None)
 
-    def _own(self, draw: Draw) -> slice:
+    def _own(self) -> slice:
         return slice(self._rank * self.batch_size, (self._rank + 1) * self.batch_size)
 
 

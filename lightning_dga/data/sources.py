@@ -34,8 +34,14 @@ class Sources(Protocol):
         """Sample ``index`` of a map-style domain."""
         ...
 
-    def stream(self, domain: int) -> StreamReader | None:
-        """A new reader of a domain that is a stream; ``None`` for a map-style one."""
+    def stream(
+        self, domain: int, shard: int = 0, num_shards: int = 1, state: dict[str, Any] | None = None
+    ) -> StreamReader | None:
+        """A new reader of a domain that is a stream, or of one of its shards; ``None`` for a map-style one."""
+        ...
+
+    def shards(self, domain: int) -> int:
+        """Into how many shards a domain that is a stream can be split; 1 if it cannot."""
         ...
 
 
@@ -63,9 +69,20 @@ class DatasetPerDomain:
         """See :class:`Sources`; an error names the domain."""
         return _read(self._datasets[domain], index, self.names[domain])
 
-    def stream(self, domain: int) -> StreamReader | None:
+    def stream(
+        self, domain: int, shard: int = 0, num_shards: int = 1, state: dict[str, Any] | None = None
+    ) -> StreamReader | None:
         """See :class:`Sources`."""
-        return StreamReader(self._datasets[domain], self.names[domain]) if self.sizes[domain] == 0 else None
+        if self.sizes[domain]:
+            return None
+        dataset: Any = self._datasets[domain]
+        part = dataset.shard(num_shards=num_shards, index=shard) if num_shards > 1 else dataset
+        return StreamReader(part, self.names[domain], state)
+
+    def shards(self, domain: int) -> int:
+        """See :class:`Sources`."""
+        dataset = self._datasets[domain]
+        return int(getattr(dataset, "num_shards", 1)) if callable(getattr(dataset, "shard", None)) else 1
 
 
 class LabelledDataset:
@@ -102,9 +119,15 @@ class LabelledDataset:
         """See :class:`Sources`; an error names the domain."""
         return _read(self._dataset, int(self._order[self._first[domain] + index]), self.names[domain])
 
-    def stream(self, domain: int) -> StreamReader | None:
+    def stream(
+        self, domain: int, shard: int = 0, num_shards: int = 1, state: dict[str, Any] | None = None
+    ) -> StreamReader | None:
         """See :class:`Sources`."""
         return None
+
+    def shards(self, domain: int) -> int:
+        """See :class:`Sources`."""
+        return 1
 
 
 class ShuffledOrder:

@@ -5,11 +5,12 @@ import sys
 from types import ModuleType
 
 from lightning_dga.data.errors import DataError
-from lightning_dga.make_domains import histogram
+from lightning_dga.make_domains import histogram, tokenize
 
 # each module has `add_arguments(parser)` and `run(options)`; its docstring is the help
 SUBCOMMANDS: dict[str, ModuleType] = {
     "histogram": histogram,
+    "tokenize": tokenize,
 }
 
 

@@ -1,31 +1,41 @@
 """Text: documents from files, corpora of domains and a target, tokenised and packed to sequences of one length."""
 
+from lightning_dga.data.text.bin_builder import build_bins
 from lightning_dga.data.text.corpus import TextCorpus, split_target
+from lightning_dga.data.text.document_stream import DocumentStream
 from lightning_dga.data.text.documents import read_folder, read_jsonl
 from lightning_dga.data.text.folder_corpus import folder_corpus
 from lightning_dga.data.text.mixture import text_mixture
-from lightning_dga.data.text.packing import PackedTokens, pack
-from lightning_dga.data.text.recipes import folder_mixture, standard_library_mixture
+from lightning_dga.data.text.packed_stream import PackedStream
+from lightning_dga.data.text.packing import PackedTokens, pack, separate_documents
+from lightning_dga.data.text.recipes import folder_mixture, standard_library_mixture, token_bins_mixture
 from lightning_dga.data.text.standard_library import standard_library_corpus
+from lightning_dga.data.text.token_bin import TokenBin
 from lightning_dga.data.text.tokenized_corpus import TokenizedCorpus, TokenizedDocuments, tokenize_corpus
 from lightning_dga.data.text.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, train_tokenizer
 
 __all__ = [
     "END_OF_TEXT",
     "END_OF_TEXT_ID",
+    "DocumentStream",
+    "PackedStream",
     "PackedTokens",
     "TextCorpus",
+    "TokenBin",
     "TokenizedCorpus",
     "TokenizedDocuments",
+    "build_bins",
     "folder_corpus",
     "folder_mixture",
     "pack",
     "read_folder",
     "read_jsonl",
+    "separate_documents",
     "split_target",
     "standard_library_corpus",
     "standard_library_mixture",
     "text_mixture",
+    "token_bins_mixture",
     "tokenize_corpus",
     "train_tokenizer",
 ]

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lightning_dga.data.errors import DataError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class TextCorpus:
     name: str
 
 
-def split_target(documents: Sequence[str], block: int = 10) -> tuple[list[str], list[str], list[str]]:
+def split_target(documents: Sequence[T], block: int = 10) -> tuple[list[T], list[T], list[T]]:
     """Splits a target's documents into target set, validation and test, in interleaved blocks.
 
     Documents are often consecutive pieces of one text. Whole blocks of neighbours go to one part, so that only the few
@@ -34,7 +37,7 @@ def split_target(documents: Sequence[str], block: int = 10) -> tuple[list[str], 
     sixth.
 
     Args:
-        documents: At least 3 documents, in their natural order.
+        documents: At least 3 documents, as text or as token ids, in their natural order.
         block: Consecutive documents per block. With fewer than ``3 * block`` documents, a third of their number.
 
     Returns:
@@ -55,7 +58,7 @@ def split_target(documents: Sequence[str], block: int = 10) -> tuple[list[str], 
             f"A target needs at least 3 documents to split into target, val and test; got {len(documents)}."
         )
     block = min(block, len(documents) // 3)
-    parts: dict[str, list[str]] = {"target": [], "val": [], "test": []}
+    parts: dict[str, list[T]] = {"target": [], "val": [], "test": []}
     turns = ("target", "test", "val", "test", "target", "test")
     for index, document in enumerate(documents):
         parts[turns[index // block % len(turns)]].append(document)

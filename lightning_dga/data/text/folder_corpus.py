@@ -1,21 +1,24 @@
-"""A corpus on disk: a JSON Lines file or a folder of plain text for each domain, and one for each target."""
+"""A corpus on disk: a file or a folder of text for each domain, and one for each target."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.corpus import TextCorpus, split_target
-from lightning_dga.data.text.documents import read_folder, read_jsonl
+from lightning_dga.data.text.document_stream import DocumentStream, is_text
+from lightning_dga.data.text.documents import read_jsonl
+from lightning_dga.data.text.files import kind, stem
 
-_TARGET = "target_"
+TARGET = "target_"
 _JSONL = ".jsonl"
 
 
 def folder_corpus(root: str | Path, target: str) -> TextCorpus:
     """Reads a folder whose entries are domains and targets.
 
-    An entry is a file ``<name>.jsonl`` with ``{"text": ...}`` on each line, or a folder ``<name>`` of ``.txt`` files.
-    Those called ``target_<name>`` are targets and never domains.
+    An entry is a file ``<name>.jsonl`` with ``{"text": ...}`` on each line, another file of text that
+    :class:`~lightning_dga.data.text.DocumentStream` reads (``.parquet``, ``.jsonl.gz``, …), or a folder ``<name>`` of
+    such files or of plain ``.txt``. Those called ``target_<name>`` are targets and never domains.
 
     Args:
         root: The folder.
@@ -29,13 +32,11 @@ def folder_corpus(root: str | Path, target: str) -> TextCorpus:
         DataError: If there are fewer than 2 domains, two of one name, no such target, or a file cannot be used.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"There is no folder {root}.")
-    entries = _entries(root)
-    targets = {name.removeprefix(_TARGET): path for name, path in entries.items() if name.startswith(_TARGET)}
-    domains = {name: path for name, path in entries.items() if not name.startswith(_TARGET)}
+    entries = corpus_entries(root)
+    targets = {name.removeprefix(TARGET): path for name, path in entries.items() if name.startswith(TARGET)}
+    domains = {name: path for name, path in entries.items() if not name.startswith(TARGET)}
     if target not in targets:
-        available = ", ".join(map(repr, targets)) or f"none; add a file {_TARGET}<name>{_JSONL}"
+        available = ", ".join(map(repr, targets)) or f"none; add a file {TARGET}<name>{_JSONL}"
         raise DataError(f"{root}: no target {target!r}. Targets: {available}.")
     if len(domains) < 2:
         found = ", ".join(map(repr, domains)) or "none"
@@ -47,12 +48,25 @@ def folder_corpus(root: str | Path, target: str) -> TextCorpus:
     return TextCorpus({name: _documents(path) for name, path in domains.items()}, *parts, name=target)
 
 
-def _entries(root: Path) -> dict[str, Path]:
+def corpus_entries(root: Path) -> dict[str, Path]:
+    """The files and folders of a corpus by name, targets included, in sorted order.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        DataError: If two have one name.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"There is no folder {root}.")
     entries: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
-        if path.suffix != _JSONL and not (path.is_dir() and any(path.glob("**/*.txt"))):
+        if path.is_dir():
+            if not any(is_text(file.name) for file in path.glob("**/*")):
+                continue
+            name = path.name
+        elif is_text(path.name) and kind(path.name) != "txt":
+            name = stem(path.name)
+        else:
             continue
-        name = path.stem if path.suffix == _JSONL else path.name
         if name in entries:
             raise DataError(f"{root}: {entries[name].name} and {path.name} give two domains one name; rename one.")
         entries[name] = path
@@ -60,4 +74,4 @@ def _entries(root: Path) -> dict[str, Path]:
 
 
 def _documents(path: Path) -> Sequence[str]:
-    return list(read_jsonl(path) if path.suffix == _JSONL else read_folder(path))
+    return list(read_jsonl(path) if path.suffix == _JSONL else DocumentStream(path))

@@ -1,6 +1,7 @@
 """Documents to training samples: joined, and cut to windows of one length."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,32 @@ def pack(
     return np.ascontiguousarray(windows)
 
 
+def separate_documents(window: Tensor, end_of_text: int) -> dict[str, Tensor]:
+    """Inputs and targets of a window in which no target is of another document than its input.
+
+    Args:
+        window: Token ids, ``[..., context_length + 1]`` int64, in which every document is followed by ``end_of_text``.
+        end_of_text: Id of the separator.
+
+    Returns:
+        ``inputs`` and ``targets``, ``[..., context_length]`` int64, where a target that begins a document is -100,
+        which torch's cross entropy ignores; and ``documents``, of the same shape, which numbers the inputs' documents
+        from 0 on: attention is kept within them by ``documents[..., :, None] == documents[..., None, :]``.
+
+    Example:
+        >>> separate_documents(torch.tensor([5, 6, 0, 7, 8]), end_of_text=0)["targets"]
+        tensor([   6,    0, -100,    8])
+    """
+    inputs, targets = window[..., :-1], window[..., 1:]
+    ends = inputs == end_of_text
+    return {
+        "inputs": inputs,
+        "targets": torch.where(ends, -100, targets),
+        # a separator belongs to the document that it ends
+        "documents": ends.cumsum(-1) - ends.long(),
+    }
+
+
 def token_dtype(token_ids: NDArray[np.integer]) -> type[np.uint16] | type[np.uint32]:
     """The smallest of uint16 and uint32 that holds all of ``token_ids``.
 
@@ -73,17 +100,29 @@ class PackedTokens(Dataset[Tensor]):
     Args:
         windows: ``[n, context_length + 1]`` integers, or a ``.npy`` file of them. A file is memory-mapped, and worker
             processes open it themselves instead of getting a copy.
+        end_of_text: Id of the separator; needed where targets do not cross documents.
+        cross_document_targets: Whether the last token of a document is to predict the first of the next. If not, a
+            sample is what :func:`separate_documents` makes of a window, which also tells attention the documents.
 
     Raises:
-        ValueError: If ``windows`` is not such an array.
+        ValueError: If ``windows`` is not such an array, or the separator is needed and missing.
 
     Example:
         >>> PackedTokens(pack([[5, 6, 7]], context_length=3, end_of_text=0))[0]
         tensor([5, 6, 7, 0])
     """
 
-    def __init__(self, windows: NDArray[np.integer] | str | Path) -> None:
-        self._source = windows
+    def __init__(
+        self,
+        windows: NDArray[np.integer] | str | Path,
+        *,
+        end_of_text: int | None = None,
+        cross_document_targets: bool = True,
+    ) -> None:
+        if end_of_text is None and not cross_document_targets:
+            raise ValueError("`cross_document_targets=False` needs `end_of_text`, the separator's id.")
+        self._arguments = (windows, end_of_text, cross_document_targets)
+        self._separator = None if cross_document_targets else end_of_text
         self._windows: NDArray[np.integer] = (
             np.load(windows, mmap_mode="r", allow_pickle=False) if isinstance(windows, str | Path) else windows
         )
@@ -98,12 +137,15 @@ class PackedTokens(Dataset[Tensor]):
         return len(self._windows)
 
     @override
-    def __getitem__(self, index: int) -> Tensor:
-        """One window, ``[context_length + 1]`` int64."""
-        return torch.from_numpy(self._windows[index].astype(np.int64))
+    def __getitem__(self, index: int) -> Any:
+        """One window, ``[context_length + 1]`` int64, or its inputs and targets."""
+        window = torch.from_numpy(self._windows[index].astype(np.int64))
+        return window if self._separator is None else separate_documents(window, self._separator)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._source,)
+        windows, end_of_text, cross_document_targets = self._arguments
+        again = partial(type(self), end_of_text=end_of_text, cross_document_targets=cross_document_targets)
+        return again, (windows,)
 
     @property
     def tokens(self) -> int:

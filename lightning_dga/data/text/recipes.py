@@ -4,9 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning_dga.data.datamodule import MixtureDataModule
-from lightning_dga.data.text.folder_corpus import folder_corpus
+from lightning_dga.data.errors import DataError
+from lightning_dga.data.text.bin_builder import TOKENIZER
+from lightning_dga.data.text.corpus import split_target
+from lightning_dga.data.text.folder_corpus import TARGET, folder_corpus
 from lightning_dga.data.text.mixture import text_mixture
+from lightning_dga.data.text.packing import PackedTokens, pack
 from lightning_dga.data.text.standard_library import standard_library_corpus
+from lightning_dga.data.text.token_bin import BIN, TokenBin, read_documents
+from lightning_dga.data.text.tokenizer import load_tokenizer, separator_id
 
 
 def folder_mixture(root: str | Path, target: str, **arguments: Any) -> MixtureDataModule:
@@ -18,6 +24,57 @@ def folder_mixture(root: str | Path, target: str, **arguments: Any) -> MixtureDa
         **arguments: As of :func:`~lightning_dga.data.text.text_mixture`.
     """
     return text_mixture(folder_corpus(root, target), **arguments)
+
+
+def token_bins_mixture(
+    root: str | Path,
+    target: str,
+    *,
+    batch_size: int,
+    vocab_size: int | None = None,
+    context_length: int = 128,
+    **arguments: Any,
+) -> MixtureDataModule:
+    """The mixture of a folder of token ids, which ``dga-domains tokenize`` made; they stay on disk.
+
+    Args:
+        root: The folder.
+        target: ``<name>`` of the target, whose documents :func:`~lightning_dga.data.text.split_target` splits.
+        batch_size: Windows per batch and process.
+        vocab_size: Token ids that the model has; an error if the tokenizer has more.
+        context_length: Tokens that each window predicts; a sample is a LongTensor ``[context_length + 1]``.
+        **arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.
+
+    Returns:
+        The data module. It also has ``tokens_per_sample``, which is ``context_length``, and ``tokenizer``.
+
+    Raises:
+        DataError: If there is no such target, fewer than 2 domains, the tokenizer has more than ``vocab_size`` ids, or
+            a file is cut off or too short for a window.
+        FileNotFoundError: If there is no such folder, or no tokenizer in it.
+    """
+    root = Path(root)
+    files = {file.stem: file for file in sorted(root.glob(f"*{BIN}"))}
+    tokenizer = load_tokenizer((root / TOKENIZER).read_text(encoding="utf-8"))
+    if vocab_size is not None and tokenizer.get_vocab_size() > vocab_size:
+        raise DataError(f"{root}: the tokenizer has {tokenizer.get_vocab_size()} ids, `vocab_size` is {vocab_size}.")
+    domains = {name: file for name, file in files.items() if not name.startswith(TARGET)}
+    if len(domains) < 2:
+        raise DataError(f"{root}: a mixture needs at least 2 domains, found {', '.join(domains) or 'none'}.")
+    if f"{TARGET}{target}" not in files:
+        available = ", ".join(repr(name.removeprefix(TARGET)) for name in files if name.startswith(TARGET)) or "none"
+        raise DataError(f"{root}: no target {target!r}. Targets: {available}.")
+    parts = split_target(list(read_documents(files[f"{TARGET}{target}"])))
+    held_out = [pack(documents, context_length, separator_id(tokenizer)) for documents in parts]
+    for name, windows in zip(("The target", "Part 'val'", "Part 'test'"), held_out, strict=True):
+        if not len(windows):
+            raise DataError(f"{name} of target {target!r} is too short for a window of {context_length + 1} tokens.")
+    target_set, val, test = map(PackedTokens, held_out)
+    bins = {name: TokenBin(file, context_length) for name, file in domains.items()}
+    datamodule = MixtureDataModule(bins, target_set, val=val, test=test, batch_size=batch_size, **arguments)
+    datamodule.tokens_per_sample = context_length  # type: ignore[attr-defined]
+    datamodule.tokenizer = tokenizer  # type: ignore[attr-defined]
+    return datamodule
 
 
 def standard_library_mixture(target_documents: int = 8, **arguments: Any) -> MixtureDataModule:

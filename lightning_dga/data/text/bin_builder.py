@@ -1,0 +1,228 @@
+"""From a corpus on disk to token ids on disk: in parallel, and going on where it was interrupted.
+
+The work is cut into parts of the input files. A finished part is a file of its own until all of its domain are finished
+and are joined, so that what was done before an interruption, of whatever kind, is not done again.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_dga.data.errors import DataError
+from lightning_dga.data.text.document_stream import DocumentStream
+from lightning_dga.data.text.folder_corpus import TARGET, corpus_entries
+from lightning_dga.data.text.packing import token_dtype
+from lightning_dga.data.text.split import Split
+from lightning_dga.data.text.token_bin import BIN, DESCRIPTION, BinDescription
+from lightning_dga.data.text.tokenizer import load_tokenizer, separator_id, train_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+_SETTINGS = "settings.json"
+_PARTS = "parts"
+_MOST_PARTS = 1024
+_DOCUMENTS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of a domain's files, and where their token ids go."""
+
+    domain: str
+    splits: Sequence[Split]
+    field: str
+    tokenizer: Path
+    output: Path
+
+
+def build_bins(
+    root: str | Path,
+    output: str | Path,
+    *,
+    vocab_size: int = 32_768,
+    tokenizer: str | Path | None = None,
+    training_documents: int | None = None,
+    field: str = "text",
+    workers: int = 1,
+    progress: bool = False,
+) -> None:
+    """Tokenises every domain and target of a folder, for :func:`~lightning_dga.data.text.token_bins_mixture`.
+
+    Args:
+        root: A folder of domains and targets, as :func:`~lightning_dga.data.text.folder_corpus` reads it.
+        output: The folder to write to. If it holds part of the same work, that is not done again.
+        vocab_size: Most token ids of the tokenizer that is trained.
+        tokenizer: The file of a tokenizer to use in its place; it must know ``<|endoftext|>``.
+        training_documents: The first documents of each domain to train the tokenizer on; all if not given. Targets are
+            never trained on.
+        field: The key or column that holds the text.
+        workers: Processes that tokenise.
+        progress: Whether to show a bar.
+
+    Raises:
+        DataError: If input cannot be used; names domain, file and line. Or if ``output`` holds other work.
+        FileNotFoundError: If there is no such folder or tokenizer.
+        ImportError: If a library is not installed.
+        ValueError: If a number is out of range.
+    """
+    if workers < 1:
+        raise ValueError(f"`workers` must be at least 1, got {workers}.")
+    output = Path(output)
+    streams = {name: DocumentStream(path, field) for name, path in corpus_entries(Path(root)).items()}
+    if not streams:
+        raise DataError(f"{root}: no domain; add files <domain>.jsonl, .parquet or folders of them.")
+    given = Path(tokenizer).read_text(encoding="utf-8") if tokenizer is not None else None
+    _claim(output, _settings(streams, vocab_size, given, training_documents, field))
+    made = _make_tokenizer(output, streams, vocab_size, given, training_documents)
+    dtype = token_dtype(np.array([made.get_vocab_size() - 1]))
+    parts = [part for name, stream in streams.items() for part in _parts(name, stream, output)]
+    left: dict[str, int] = {name: 0 for name in streams if not (output / f"{name}{DESCRIPTION}").is_file()}
+    todo = [part for part in parts if part.domain in left and not part.output.is_file()]
+    for part in todo:
+        left[part.domain] += 1
+    for domain in [domain for domain, number in left.items() if number == 0]:
+        _join(domain, [part for part in parts if part.domain == domain], output, dtype, made)
+    for part in _progress(_finished(todo, workers), len(parts), len(parts) - len(todo), progress):
+        left[part.domain] -= 1
+        if left[part.domain] == 0:
+            _join(part.domain, [one for one in parts if one.domain == part.domain], output, dtype, made)
+    shutil.rmtree(output / _PARTS, ignore_errors=True)
+
+
+def _settings(
+    streams: Mapping[str, DocumentStream], vocab_size: int, tokenizer: str | None, training: int | None, field: str
+) -> dict[str, Any]:
+    given = hashlib.sha256(tokenizer.encode()).hexdigest() if tokenizer is not None else None
+    sources = {name: [[s.url, s.begin, s.end] for s in stream.splits] for name, stream in streams.items()}
+    digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+    trained = {"vocab_size": vocab_size, "training_documents": training} if tokenizer is None else {}
+    return {"format": 1, "field": field, "tokenizer": given, **trained, "files": digest}
+
+
+def _claim(output: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder hold this work, or finds that it does already."""
+    file = output / _SETTINGS
+    if file.is_file():
+        if json.loads(file.read_text(encoding="utf-8")) != settings:
+            raise DataError(
+                f"{output} holds token ids of other files, or made with other settings ({file}). Remove it, or choose "
+                "another folder."
+            )
+        return
+    if output.is_dir() and any(output.iterdir()):
+        raise DataError(f"{output} holds other files; choose a new or an empty folder.")
+    output.mkdir(parents=True, exist_ok=True)
+    _write(file, json.dumps(settings, indent=2) + "\n")
+
+
+def _make_tokenizer(
+    output: Path, streams: Mapping[str, DocumentStream], vocab_size: int, given: str | None, training: int | None
+) -> "Tokenizer":
+    file = output / TOKENIZER
+    if not file.is_file():
+        if given is None:
+            domains = [_named(n, islice(s, training)) for n, s in streams.items() if not n.startswith(TARGET)]
+            given = train_tokenizer(chain.from_iterable(domains), vocab_size).to_str()
+        _write(file, given)
+    made = load_tokenizer(file.read_text(encoding="utf-8"))
+    separator_id(made)
+    return made
+
+
+def _parts(domain: str, stream: DocumentStream, output: Path) -> list[_Part]:
+    number = min(len(stream.splits), _MOST_PARTS)
+    bounds = [len(stream.splits) * index // number for index in range(number + 1)]
+    return [
+        _Part(
+            domain,
+            stream.splits[begin:end],
+            stream.field,
+            output / TOKENIZER,
+            output / _PARTS / f"{domain}.{index:04}{BIN}",
+        )
+        for index, (begin, end) in enumerate(pairwise(bounds))
+    ]
+
+
+def _finished(parts: Sequence[_Part], workers: int) -> Iterator[_Part]:
+    """Tokenises parts, and gives each when it is done."""
+    if workers == 1 or len(parts) < 2:
+        for part in parts:
+            yield _tokenize(part)
+        return
+    with ProcessPoolExecutor(min(workers, len(parts))) as pool:
+        futures = [pool.submit(_tokenize, part) for part in parts]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise DataError(
+                "A process that tokenised died, perhaps for want of memory. Use fewer `workers`, and run the same "
+                "command again: what is finished is kept."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _tokenize(part: _Part) -> _Part:
+    tokenizer = load_tokenizer(part.tokenizer.read_text(encoding="utf-8"))
+    end_of_text = separator_id(tokenizer)
+    dtype = np.dtype(token_dtype(np.array([tokenizer.get_vocab_size() - 1]))).newbyteorder("<")
+    documents = _named(part.domain, DocumentStream.of(part.splits, part.field))
+    part.output.parent.mkdir(exist_ok=True)
+    temporary = part.output.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+            for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
+                np.array([*encoding.ids, end_of_text], dtype=dtype).tofile(file)
+    temporary.replace(part.output)
+    return part
+
+
+def _join(domain: str, parts: Sequence[_Part], output: Path, dtype: type, tokenizer: "Tokenizer") -> None:
+    file = output / f"{domain}{BIN}"
+    temporary = file.with_suffix(".bin.tmp")
+    with temporary.open("wb") as joined:
+        for part in parts:
+            with part.output.open("rb") as one:
+                shutil.copyfileobj(one, joined)
+    size = temporary.stat().st_size
+    if not size:
+        temporary.unlink()
+        raise DataError(f"Domain {domain!r} has no document; remove it or give it some.")
+    temporary.replace(file)
+    digest = hashlib.sha256((output / TOKENIZER).read_bytes()).hexdigest()
+    end_of_text = separator_id(tokenizer)
+    BinDescription(size // np.dtype(dtype).itemsize, np.dtype(dtype).name, end_of_text, digest).write(file)
+    for part in parts:
+        part.output.unlink()
+
+
+def _named(domain: str, documents: Any) -> Iterator[str]:
+    try:
+        yield from documents
+    except DataError as error:
+        raise DataError(f"Domain {domain!r}: {error}") from error
+
+
+def _progress(parts: Iterator[_Part], total: int, done: int, shown: bool) -> Iterator[_Part]:
+    from tqdm.auto import tqdm
+
+    return iter(tqdm(parts, total=total, initial=done, desc="tokenizing", unit="part", disable=not shown))
+
+
+def _write(file: Path, text: str) -> None:
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

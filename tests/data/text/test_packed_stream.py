@@ -1,0 +1,95 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_dga import MixtureDataModule
+from lightning_dga.data import streams
+from lightning_dga.data.text import (
+    END_OF_TEXT_ID,
+    DocumentStream,
+    PackedStream,
+    PackedTokens,
+    pack,
+    separate_documents,
+    train_tokenizer,
+)
+from tests.toys import Points
+
+TEXTS = [f"{i} " + "word " * (i % 9) for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 300)
+
+
+@pytest.fixture
+def documents(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return DocumentStream(tmp_path)
+
+
+def test_it_is_what_packing_at_once_gives(documents, tokenizer):
+    windows = pack([tokenizer.encode(text).ids for text in TEXTS], 16, END_OF_TEXT_ID)
+    assert torch.equal(torch.stack(list(PackedStream(documents, tokenizer, 16))), torch.from_numpy(windows).long())
+
+
+def test_it_goes_on_from_the_state_at_any_window(documents, tokenizer):
+    stream = PackedStream(documents, tokenizer, 16)
+    whole = list(stream)
+    windows = iter(stream)
+    for number in range(len(whole)):
+        next(windows)
+        again = PackedStream(DocumentStream([split.url for split in documents.splits]), tokenizer, 16)
+        again.load_state_dict(stream.state_dict())
+        rest = list(again)
+        assert len(rest) == len(whole) - number - 1
+        assert all(torch.equal(a, b) for a, b in zip(rest, whole[number + 1 :], strict=True))
+
+
+def test_a_run_resumes_within_it(documents, tokenizer, monkeypatch):
+    monkeypatch.setattr(streams, "_STATE_EVERY", 4)
+
+    def data():
+        domains = {"text": PackedStream(documents, tokenizer, 16), "more": PackedStream(documents, tokenizer, 16)}
+        return MixtureDataModule(domains, Points(0, 3), batch_size=4)
+
+    first, resumed = data(), data()
+    batches = iter(first.train_dataloader())
+    for _ in range(9):
+        next(batches)
+    resumed.load_state_dict(first.state_dict())
+    assert first.state_dict()["streams"]["readers"]
+    again = iter(resumed.train_dataloader())
+    assert all(torch.equal(next(batches), next(again)) for _ in range(9))
+
+
+def test_records_are_read_by_their_field(tokenizer):
+    records = [{"body": text} for text in TEXTS]
+    packed = list(PackedStream(records, tokenizer, 16, field="body"))
+    assert all(map(torch.equal, packed, PackedStream(TEXTS, tokenizer, 16)))
+
+
+def test_targets_stay_within_documents():
+    window = torch.tensor([5, 6, 0, 7, 0, 0, 8, 9])
+    parts = separate_documents(window, end_of_text=0)
+    assert parts["inputs"].tolist() == [5, 6, 0, 7, 0, 0, 8]
+    assert parts["targets"].tolist() == [6, 0, -100, 0, -100, -100, 9]
+    assert parts["documents"].tolist() == [0, 0, 0, 1, 1, 2, 3]
+
+
+def test_windows_of_both_kinds_can_be_separated(documents, tokenizer):
+    windows = pack([[5, 6, 7], [8, 9]], context_length=4, end_of_text=0)
+    (sample,) = PackedTokens(windows, end_of_text=0, cross_document_targets=False)
+    assert sample["targets"].tolist() == [6, 7, 0, -100]
+    streamed = next(iter(PackedStream(documents, tokenizer, 16, cross_document_targets=False)))
+    assert set(streamed) == {"inputs", "targets", "documents"}
+    with pytest.raises(ValueError, match="needs `end_of_text`"):
+        PackedTokens(np.zeros((1, 3), dtype=int), cross_document_targets=False)
+
+
+def test_a_context_of_nothing_is_refused(documents, tokenizer):
+    with pytest.raises(ValueError, match="`context_length`"):
+        PackedStream(documents, tokenizer, 0)
