@@ -9,6 +9,7 @@ There a backward pass sums over processes by itself, and moves what one of train
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,6 +50,58 @@ def from_first_process(tensor: Tensor, device: torch.device) -> Tensor:
     shared = tensor.to(device)
     dist.broadcast(shared, src=0)
     return shared.to(tensor.device)
+
+
+class Ballot:
+    """Lets processes agree on a small number at every step, without waiting for one another.
+
+    The largest vote wins. It is counted on CPUs while training goes on, and told a step later; so training's devices
+    and streams do not see it. Every process must vote at the same steps.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if is_distributed() else None
+        self._counted: tuple[Any, Tensor] | None = None
+
+    def vote(self, choice: int) -> int:
+        """Casts a vote, unless the one before had a result; gives that result (0: everybody voted 0).
+
+        A process that is alone has its result at once.
+        """
+        if self._group is None:
+            return choice
+        earlier = self._result()
+        if earlier == 0:
+            self._count(choice)
+        return earlier
+
+    def close(self, choice: int) -> int:
+        """Casts the last vote and waits for its result."""
+        if self._group is None:
+            return choice
+        earlier = self._result()
+        self._count(choice)
+        result = max(earlier, self._result())
+        self.end()
+        return result
+
+    def end(self) -> None:
+        """Gives its connections up; every process must."""
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = None
+
+    def _count(self, choice: int) -> None:
+        votes = torch.tensor(choice)
+        self._counted = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._group, async_op=True), votes
+
+    def _result(self) -> int:
+        if self._counted is None:
+            return 0
+        work, votes = self._counted
+        self._counted = None
+        work.wait()
+        return int(votes.item())
 
 
 def leave_together() -> None:
