@@ -12,7 +12,16 @@ Example::
 from lightning_dga.alignments import Alignments
 from lightning_dga.callback import DynamicGradientAlignment
 from lightning_dga.data import MixtureDataModule
+from lightning_dga.preemption import Preempted, Preemption, newest_checkpoint
 
 __version__ = "0.1.0"
 
-__all__ = ["Alignments", "DynamicGradientAlignment", "MixtureDataModule", "__version__"]
+__all__ = [
+    "Alignments",
+    "DynamicGradientAlignment",
+    "MixtureDataModule",
+    "Preempted",
+    "Preemption",
+    "__version__",
+    "newest_checkpoint",
+]

@@ -33,10 +33,11 @@ def _base(name: str, submodule: str = "") -> Any:
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningDataModule, LightningModule
-    from lightning.pytorch.callbacks import TQDMProgressBar
+    from lightning.pytorch.callbacks import Checkpoint, TQDMProgressBar
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
 else:
     Callback = _base("Callback")
+    Checkpoint = _base("Checkpoint", "callbacks")
     LightningDataModule = _base("LightningDataModule")
     LightningModule = _base("LightningModule")
     TQDMProgressBar = _base("TQDMProgressBar", "callbacks")
@@ -50,6 +51,7 @@ DummyLogger = importlib.import_module(f"{_IN_USE[0].__name__}.loggers.logger").D
 
 __all__ = [
     "Callback",
+    "Checkpoint",
     "DummyLogger",
     "LightningDataModule",
     "LightningModule",

@@ -61,6 +61,58 @@ def gather_objects(value: Any) -> list[Any]:
     return gathered
 
 
+class Ballot:
+    """Lets processes agree on a small number at every step, without waiting for one another.
+
+    The largest vote wins. It is counted on CPUs while training goes on, and told a step later; so training's devices
+    and streams do not see it. Every process must vote at the same steps.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if is_distributed() else None
+        self._counted: tuple[Any, Tensor] | None = None
+
+    def vote(self, choice: int) -> int:
+        """Casts a vote, unless the one before had a result; gives that result (0: everybody voted 0).
+
+        A process that is alone has its result at once.
+        """
+        if self._group is None:
+            return choice
+        earlier = self._result()
+        if earlier == 0:
+            self._count(choice)
+        return earlier
+
+    def close(self, choice: int) -> int:
+        """Casts the last vote and waits for its result."""
+        if self._group is None:
+            return choice
+        earlier = self._result()
+        self._count(choice)
+        result = max(earlier, self._result())
+        self.end()
+        return result
+
+    def end(self) -> None:
+        """Gives its connections up; every process must."""
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = None
+
+    def _count(self, choice: int) -> None:
+        votes = torch.tensor(choice)
+        self._counted = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._group, async_op=True), votes
+
+    def _result(self) -> int:
+        if self._counted is None:
+            return 0
+        work, votes = self._counted
+        self._counted = None
+        work.wait()
+        return int(votes.item())
+
+
 def leave_together() -> None:
     """Ends the process group when all processes are done with it; one that just exits can abort the others."""
     if dist.is_available() and dist.is_initialized():

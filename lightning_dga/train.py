@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hydra_plugins.lightning_dga_searchpath import config_dir
 from lightning_dga._lightning import MisconfigurationException, rank_zero_info, seed_everything
 from lightning_dga.data.errors import DataError
 from lightning_dga.distributed import leave_together
+from lightning_dga.preemption import Preempted, Preemption, newest_checkpoint, was_requeued
 from lightning_dga.recorder import RunRecorder
 from lightning_dga.report.run_folder import CHECKPOINTS, CONFIG, LOGS, METRICS, WEIGHTS, RunFolderError
 
@@ -65,12 +67,29 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
     """
     if missing := OmegaConf.missing_keys(config):
         raise MissingMandatoryValue(f"The config needs a value for {', '.join(sorted(missing))}.")
-    checkpoint = _prepare_folder(folder, resume=config.resume, overwrite=config.overwrite)
+    # a job that was queued again is the same run
+    checkpoint = _prepare_folder(folder, resume=config.resume or was_requeued(), overwrite=config.overwrite)
+    callbacks = [instantiate(one) for one in config.callbacks.values() if one is not None]
+    with ExitStack() as stack:
+        for callback in callbacks:
+            if isinstance(callback, Preemption):
+                stack.enter_context(callback.listening())
+        try:
+            metrics = _fit_and_test(config, folder, callbacks, checkpoint)
+        except Preempted as end:
+            if end.together:
+                leave_together()
+            raise
+    leave_together()
+    return metrics
+
+
+def _fit_and_test(config: DictConfig, folder: Path, callbacks: list[Any], checkpoint: Path | None) -> dict[str, Any]:
     # what is quick to make comes first: a mistake in it shows before a long tokenisation
     recorder = RunRecorder(folder)
     trainer = instantiate(
         config.trainer,
-        callbacks=[*(instantiate(one) for one in config.callbacks.values() if one is not None), recorder],
+        callbacks=[*callbacks, recorder],
         logger=[instantiate(one) for one in config.logger.values() if one is not None],
         default_root_dir=str(folder),
     )
@@ -84,15 +103,12 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         trainer.test(model, datamodule=datamodule, verbose=False)
     metrics = recorder.finish(trainer)
     rank_zero_info(f"Run folder: {folder}")
-    leave_together()
     return metrics
 
 
-def _prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> str | None:
+def _prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> Path | None:
     if resume:
-        last = folder / CHECKPOINTS / "last.ckpt"
-        # in shards it is a folder
-        return str(last) if last.exists() else None
+        return newest_checkpoint(folder / CHECKPOINTS)
     present = [name for name in (WEIGHTS, METRICS, CHECKPOINTS, LOGS) if (folder / name).exists()]
     # the other processes find the folder of this very run
     if present and _is_first_process():

@@ -16,6 +16,7 @@ from lightning_dga.data.composition import Composition
 from lightning_dga.data.loader import BatchInfo, MixtureLoader
 from lightning_dga.data.probes import ProbeReader, Probes
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, Sources
+from lightning_dga.data.workers import outlive_signals
 from lightning_dga.weights import WeightsLike, as_weights
 
 _STREAM_EPOCH = 1000
@@ -121,6 +122,7 @@ class MixtureDataModule(LightningDataModule):
             "pin_memory": pin_memory,
             "timeout": timeout,
             "prefetch_factor": prefetch_factor if num_workers else None,
+            "worker_init_fn": outlive_signals,
             "multiprocessing_context": multiprocessing_context if num_workers else None,
         }
         self._loader: MixtureLoader | None = None
