@@ -30,11 +30,13 @@ from separate_passes import SeparatePasses
 from torch import Tensor
 from workload import SIZES, Clock, Setting
 
-from lightning_dga.alignment import ESTIMATORS, EstimatorRefusal, Measurement, ProbeLoss, isolated
+from lightning_dga.alignment import ESTIMATORS, Batched, EstimatorRefusal, InStep, Measurement, ProbeLoss, isolated
 
 PERIOD = 100
 ESTIMATING: dict[str, Callable[[], Any]] = {
     **ESTIMATORS,
+    "batched, rank 16": lambda: Batched(rank=16),
+    "in_step, rank 16": lambda: InStep(rank=16),
     "separate, streamed": lambda: SeparatePasses(matrix=False),
     "separate, matrix": lambda: SeparatePasses(matrix=True),
 }
@@ -222,7 +224,7 @@ def error(quick: bool) -> Iterator[Row]:
     for model in ("0.3M, short",) if quick else ("0.3M, short", "4M"):
         for precision in ("32-true", "bf16-mixed"):
             setting = Setting(model, 4, precision, batch=16)
-            for name in SAME_SAMPLES:
+            for name in (*SAME_SAMPLES, "batched, rank 16"):
                 yield {
                     "measure": "error",
                     "estimator": name,
@@ -248,7 +250,7 @@ def relative_error(setting: Setting, name: str) -> float | None:
     measurement = Measurement(model, loss, list(model.parameters()), probes, setting.k, step=1)
     try:
         with isolated(model):
-            found = ESTIMATORS[name]().measure(measurement)
+            found = ESTIMATING[name]().measure(measurement)
     except EstimatorRefusal:
         return None
     return ((found.values - expected).abs().max() / expected.abs().max()).item()

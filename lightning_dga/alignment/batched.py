@@ -7,17 +7,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lightning_dga.alignment.directions import Directions, checked_rank
 from lightning_dga.alignment.eager import eagerly
 from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
 from lightning_dga.alignment.gradient import total, visit_gradients
-from lightning_dga.alignment.layers import Direction
 from lightning_dga.alignment.plan import Plan, make_plan, signature
 from lightning_dga.alignment.probes import ProbeBatch
-from lightning_dga.alignment.samples import Layer, MisfitError, attached, contraction, handled
+from lightning_dga.alignment.samples import Layer, MisfitError, attached, handled
 from lightning_dga.alignment.sums import DomainSums
 from lightning_dga.alignment.target import TargetGradient, target_gradient
 from lightning_dga.alignments import Alignments, SampleAlignments
-from lightning_dga.distributed import gathered, sum_over_processes_
+from lightning_dga.distributed import sum_over_processes_
 
 
 class Batched:
@@ -29,9 +29,14 @@ class Batched:
     these parameters alone. Which is which is found by running the model; see :mod:`lightning_dga.alignment.plan`.
 
     The loss has to give one value for each sample. Memory beyond a training step's is one gradient, whatever k is.
+
+    Args:
+        rank: How many singular vectors of the target's gradient stand for the matrix of a linear layer. Fewer make the
+            layers' shares cheaper and inexact; ``None`` is exact.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int | None = None) -> None:
+        self._rank = checked_rank(rank)
         self._plan: Plan | None = None
         self._planned_for: object = None
 
@@ -50,7 +55,7 @@ class Batched:
             if self._plan is None or self._planned_for != made_for or not self._plan.proven:
                 self._plan, self._planned_for = make_plan(measurement), made_for
             while True:
-                passes = _Passes(measurement, target, self._plan)
+                passes = _Passes(measurement, target, self._plan, self._rank)
                 result, self._plan = passes.alignments(), passes.plan
                 if result is not None:
                     return result
@@ -59,8 +64,9 @@ class Batched:
 class _Passes:
     """The passes of one measurement under a plan, and what they find the plan to be wrong about."""
 
-    def __init__(self, measurement: Measurement, target: TargetGradient, plan: Plan) -> None:
+    def __init__(self, measurement: Measurement, target: TargetGradient, plan: Plan, rank: int | None) -> None:
         self.plan = plan
+        self._directions = Directions(target.gradient, plan.layers, rank)
         self._measurement = measurement
         self._target = target
         self._sums = DomainSums(target, measurement.num_domains)
@@ -131,17 +137,7 @@ class _Passes:
         return dots / loss.scale, losses.detach()
 
     def _attach(self, leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-        return attached(layer, x, y, leaf, partial(self._contract, layer))
-
-    def _contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
-        return contraction(layer, x, dy, self._direction(layer))
-
-    def _direction(self, layer: Layer) -> Direction:
-        parameters, gradient = self._measurement.parameters, self._target.gradient
-        return {
-            name: gathered(gradient.view(parameters[index]), like=parameters[index])
-            for name, index in layer.parameters.items()
-        }
+        return attached(layer, x, y, leaf, partial(self._directions.contract, layer))
 
     def _leftovers_by_domain(self) -> set[int]:
         """The reference's way for the leftovers alone, while their uses in layers stay hidden."""

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_dga.alignment.backward import add_domains
 from lightning_dga.alignment.compiled import is_compiled
+from lightning_dga.alignment.directions import Directions, checked_rank
 from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
 from lightning_dga.alignment.plan import Plan, make_plan, signature
 from lightning_dga.alignment.self_test import TOLERANCE
@@ -22,6 +23,8 @@ from lightning_dga.distributed import on_any_process
 
 _INSTEAD = "Use `estimator='backward'`."
 _WATCHES_BETWEEN_CHECKS = 100
+# what a use that was missed leaves out is more than what some singular vectors do
+_TOLERANCE_OF_FACTORS = 5e-2
 
 
 @dataclass
@@ -31,6 +34,7 @@ class _Open:
     target: TargetGradient
     sums: DomainSums
     plan: Plan | None
+    directions: Directions
     wanted: int
     seen: NDArray[np.int64] = field(repr=False)
     tolerance: float
@@ -47,9 +51,13 @@ class InStep:
 
     The first batch of many domains is checked, and every hundredth after it: its samples' inner products have to make
     up that of its own gradient.
+
+    Args:
+        rank: As of :class:`~lightning_dga.alignment.Batched`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int | None = None) -> None:
+        self._rank = checked_rank(rank)
         self._open: _Open | None = None
         self._watch: Watch | None = None
         self._plan: tuple[Any, Plan] | None = None
@@ -70,8 +78,12 @@ class InStep:
         if stale:
             add_domains(sums, target, measurement, stale)
         wanted = -(-measurement.probes.samples // measurement.num_domains)
+        directions = Directions(target.gradient, plan.layers if plan is not None else (), self._rank)
         tolerance = TOLERANCE[measurement.loss.precision(measurement.parameters)]
-        self._open = _Open(target, sums, plan, wanted, np.zeros(measurement.num_domains, dtype=np.int64), tolerance)
+        if self._rank is not None:
+            tolerance = max(tolerance, _TOLERANCE_OF_FACTORS)
+        seen = np.zeros(measurement.num_domains, dtype=np.int64)
+        self._open = _Open(target, sums, plan, directions, wanted, seen, tolerance)
 
     def watch(self, domains: NDArray[np.int64], factor: float) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -87,7 +99,9 @@ class InStep:
             np.add.at(opened.seen, domains[rows], 1)
             checked = opened.tolerance if self._watches % _WATCHES_BETWEEN_CHECKS == 0 else None
             self._watches += 1
-            self._watch = MixedWatch(opened.target, opened.plan.layers, domains, rows, factor, checked)
+            self._watch = MixedWatch(
+                opened.target, opened.directions, opened.plan.layers, domains, rows, factor, checked
+            )
 
     def unwatch(self, loss: Tensor) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""

@@ -48,7 +48,7 @@ def tangent_of(module: nn.Module) -> Tangent | None:
         return _embedding if module.max_norm is None and not module.scale_grad_by_freq else None
     if kind in _BATCH_NORM:
         return None if module.training or module.running_mean is None else along
-    if (kind in _LINEAR and names <= {"weight", "bias"}) or _is_transformers_conv1d(kind):
+    if (kind in _LINEAR and names <= {"weight", "bias"}) or is_transformers_conv1d(kind):
         return along
     return affine
 
@@ -133,6 +133,7 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _is_transformers_conv1d(kind: type[nn.Module]) -> bool:
+def is_transformers_conv1d(kind: type[nn.Module]) -> bool:
+    """Whether a class is GPT-2's linear layer of Hugging Face's ``transformers``, whose weight is ``[in, out]``."""
     loaded = sys.modules.get("transformers.pytorch_utils")
     return loaded is not None and kind is getattr(loaded, "Conv1D", None)

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_dga.alignment.directions import Directions
 from lightning_dga.alignment.gradient import total
 from lightning_dga.alignment.samples import (
     Layer,
     MisfitError,
     Rows,
     attached,
-    contraction,
     lone_input,
     replace_calls,
     restore_calls,
@@ -98,6 +98,7 @@ class MixedWatch:
 
     Args:
         target: The target gradient.
+        directions: The same for the layers.
         layers: The layers, which account for all parameters.
         domains: Domain of each sample, ``[n]``.
         rows: Which samples to measure.
@@ -109,6 +110,7 @@ class MixedWatch:
     def __init__(
         self,
         target: TargetGradient,
+        directions: Directions,
         layers: Sequence[Layer],
         domains: NDArray[np.int64],
         rows: NDArray[np.int64],
@@ -117,13 +119,13 @@ class MixedWatch:
     ) -> None:
         self.fault: str | None = None
         self._target = target
-        self._gradient = target.gradient
+        self._directions = directions
         self._domains = domains
         self._rows = rows
         self._factor = factor
         self._tolerance = tolerance
         self._whole = PureWatch(target, domains, factor) if tolerance is not None else None
-        device = self._gradient.buffers[0].device
+        device = target.gradient.buffers[0].device
         # the samples to measure, then, apart from them so that a check changes nothing, all of them
         every = torch.arange(len(domains) if tolerance is not None else 0)
         self._index = torch.from_numpy(rows).to(device)
@@ -172,15 +174,10 @@ class MixedWatch:
         return attached(layer, x, y, self._leaf, partial(self._contract, layer))
 
     def _contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
-        parameters = self._gradient.parameters
-        direction = {
-            name: self._gradient.view(parameters[index]).view_as(parameters[index])
-            for name, index in layer.parameters.items()
-        }
         parts = []
         for index in (self._index, self._every):
             chosen = x[index] if layer.rows is Rows.SAMPLES else x
-            parts.append(contraction(layer, chosen, dy[index], direction) if len(index) else self._leaf[:0].detach())
+            parts.append(self._directions.contract(layer, chosen, dy[index]) if len(index) else self._leaf[:0].detach())
         self._shares += torch.cat(parts).to(self._shares.dtype)
         self._seen = True
         return torch.zeros_like(self._leaf)
