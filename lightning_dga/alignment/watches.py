@@ -127,11 +127,10 @@ class MixedWatch:
         self._whole = PureWatch(target, domains, factor) if tolerance is not None else None
         device = target.gradient.buffers[0].device
         # the samples to measure, then, apart from them so that a check changes nothing, all of them
-        every = torch.arange(len(domains) if tolerance is not None else 0)
-        self._index = torch.from_numpy(rows).to(device)
-        self._every = every.to(device)
+        parts = [torch.from_numpy(rows), *([torch.arange(len(domains))] if tolerance is not None else [])]
+        self._indices = [part.to(device) for part in parts]
         self._leaf = torch.zeros(len(domains), device=device, requires_grad=True)
-        self._shares = torch.zeros(len(rows) + len(every), device=device)
+        self._shares = torch.zeros(sum(map(len, parts)), device=device)
         self._seen = False
         self._modules = [layer.module for layer in layers]
         replace_calls({layer.module: partial(self._call, layer) for layer in layers})
@@ -141,9 +140,9 @@ class MixedWatch:
         if not self._seen or self.fault is not None:
             return
         shares = self._shares * (len(self._domains) / self._factor)
-        dots, every = shares.split([len(self._rows), len(self._every)])
+        dots = shares[: len(self._rows)]
         if self._whole is not None:
-            self._check(every.double().mean().item(), self._whole.dot().item())
+            self._check(shares[len(self._rows) :].double().mean().item(), self._whole.dot().item())
         sums.add(torch.from_numpy(self._domains[self._rows]), dots, None, torch.ones_like(dots))
 
     def remove(self) -> None:
@@ -174,10 +173,12 @@ class MixedWatch:
         return attached(layer, x, y, self._leaf, partial(self._contract, layer))
 
     def _contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
-        parts = []
-        for index in (self._index, self._every):
-            chosen = x[index] if layer.rows is Rows.SAMPLES else x
-            parts.append(self._directions.contract(layer, chosen, dy[index]) if len(index) else self._leaf[:0].detach())
+        parts = [self._directions.contract(layer, *self._rows_of(layer, x, dy, index)) for index in self._indices]
         self._shares += torch.cat(parts).to(self._shares.dtype)
         self._seen = True
         return torch.zeros_like(self._leaf)
+
+    def _rows_of(self, layer: Layer, x: Tensor, dy: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        if len(index) == len(dy):
+            return x, dy
+        return (x[index] if layer.rows is Rows.SAMPLES else x), dy[index]
