@@ -87,8 +87,7 @@ def overhead(quick: bool) -> Iterator[Row]:
             yield {
                 "measure": "overhead",
                 "estimator": name,
-                **asdict(setting),
-                "length": SIZES[setting.model].length,
+                **described(setting),
                 "period": PERIOD,
                 "value": statistics.median(shares),
                 "unit": "share of training",
@@ -103,13 +102,16 @@ def overhead(quick: bool) -> Iterator[Row]:
             yield {
                 "measure": "auto_against_best",
                 "best": best,
-                **asdict(setting),
-                "length": SIZES[setting.model].length,
+                **described(setting),
                 "value": (1 + taken["auto"] / PERIOD) / (1 + taken[best] / PERIOD),
                 "of_updates": taken["auto"] / taken[best],
                 "unit": "ratio of the time of training",
                 "spread": None,
             }
+
+
+def described(setting: Setting) -> Row:
+    return {**asdict(setting), "length": SIZES[setting.model].length}
 
 
 def holds_all(setting: Setting) -> bool:
@@ -167,7 +169,7 @@ def end_to_end(quick: bool) -> Iterator[Row]:
             yield {
                 "measure": "end_to_end",
                 "estimator": name,
-                **asdict(setting),
+                **described(setting),
                 "period": PERIOD,
                 "steps": steps,
                 "value": statistics.median(ratios),
@@ -189,7 +191,7 @@ def memory(quick: bool) -> Iterator[Row]:
             yield {
                 "measure": "memory",
                 "estimator": name,
-                **asdict(setting),
+                **described(setting),
                 "value": extra,
                 "unit": "gradients",
                 "spread": None,
@@ -228,7 +230,7 @@ def error(quick: bool) -> Iterator[Row]:
                 yield {
                     "measure": "error",
                     "estimator": name,
-                    **asdict(setting),
+                    **described(setting),
                     "value": relative_error(setting, name),
                     "unit": "relative",
                     "spread": None,
