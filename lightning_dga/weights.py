@@ -1,12 +1,15 @@
 """Domain weights: reading what a user gives into a point of the simplex."""
 
+import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-WeightsLike = Mapping[str, float] | Sequence[float] | Tensor
+WeightsLike = Mapping[str, float] | Sequence[float] | Tensor | str | Path
 
 
 def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: str = "weights") -> Tensor:
@@ -14,7 +17,7 @@ def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: st
 
     Args:
         values: A mapping that names every domain, or ``k`` numbers in the order of ``names``; ``None`` is uniform.
-            They need not sum to one.
+            They need not sum to one. Or a file of either, as ``dga-domains`` writes them: ``.json`` or ``.npy``.
         names: The k domain names.
         argument: What to call ``values`` in an error.
 
@@ -22,8 +25,9 @@ def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: st
         The weights, ``[k]`` float64, non-negative, summing to one.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If a name is missing or unknown, the number of weights is not k, or a weight is NaN, infinite or
-            negative, or all are zero.
+            negative, or all are zero, or the file is of another kind.
 
     Example:
         >>> as_weights({"wiki": 3, "code": 1}, ["code", "wiki"])
@@ -31,6 +35,8 @@ def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: st
     """
     if values is None:
         return torch.full((len(names),), 1.0 / len(names), dtype=torch.float64)
+    if isinstance(values, str | Path):
+        values = _from_file(Path(values), argument)
     if isinstance(values, Mapping):
         values = _in_order(values, names, argument)
     weights = torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
@@ -50,6 +56,22 @@ def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: st
     # dividing by the largest first keeps the sum finite for weights near the end of the range
     weights /= largest
     return weights.div_(weights.sum())
+
+
+def _from_file(file: Path, argument: str) -> Mapping[str, float] | Tensor:
+    if file.suffix not in (".json", ".npy"):
+        raise ValueError(f"`{argument}` is {str(file)!r}; give numbers, a mapping, or a .json or .npy file of them.")
+    if not file.is_file():
+        raise FileNotFoundError(f"`{argument}`: there is no file {file}; `dga-domains` can make one.")
+    try:
+        if file.suffix == ".npy":
+            return torch.from_numpy(np.load(file, allow_pickle=False))
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"`{argument}`: {file} cannot be read ({error}).") from error
+    if not isinstance(values, Mapping):
+        raise ValueError(f"`{argument}`: {file} holds a JSON {type(values).__name__}, expected {{name: number, …}}.")
+    return values
 
 
 def _in_order(values: Mapping[str, float], names: Sequence[str], argument: str) -> list[float]:

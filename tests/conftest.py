@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,4 +30,6 @@ def corpora(tmp_path_factory):
         (root / f"{domain}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     target = [" ".join(words["sky"].split()[(2 * i + j) % 5] for j in range(40)) for i in range(60)]
     (root / "target_weather.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in target))
+    # a cluster for each document, as `dga-domains cluster` would leave it
+    np.save(root / "labels.npy", np.arange(180) % 5)
     return root

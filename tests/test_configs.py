@@ -17,6 +17,7 @@ CHOICES = {
 NEEDED = {
     "data=corpora": ["data.root={corpora}", "data.target=weather"],
     "data=token_bins": ["data.root={corpora}-bins", "data.target=weather", "data.context_length=32"],
+    "data=clusters": ["data.root={corpora}", "data.target=weather", "data.labels={corpora}/labels.npy"],
     "experiment=corpora": ["data.root={corpora}", "data.target=weather"],
     "callbacks=importance": ["callbacks.dga.rule.histogram={{code: 1, comments: 0, docstrings: 0, manual: 0, "
                              "messages: 0, tables: 0}}"],

@@ -1,6 +1,29 @@
-"""Corpus to domains: embed documents, and count which domains a target falls into. No model, no Trainer."""
+"""Corpus to domains: embed documents, cluster them, count where a target falls. No model, no Trainer."""
 
-from lightning_dga.domains.embed import TfidfEmbedding
-from lightning_dga.domains.histogram import nearest_domain_histogram
+from lightning_dga.domains.basis import Basis, histogram_basis, reference_similarities
+from lightning_dga.domains.cluster import hierarchical_kmeans
+from lightning_dga.domains.clusters import Clusters, cluster_corpus, is_clustered, load_clusters
+from lightning_dga.domains.embed import embed_corpus
+from lightning_dga.domains.errors import DomainsError
+from lightning_dga.domains.histogram import label_histogram, nearest_domain_histogram
+from lightning_dga.domains.sentences import SentenceEmbedding
+from lightning_dga.domains.tfidf import TfidfEmbedding
+from lightning_dga.domains.tree import ClusterTree
 
-__all__ = ["TfidfEmbedding", "nearest_domain_histogram"]
+__all__ = [
+    "Basis",
+    "ClusterTree",
+    "Clusters",
+    "DomainsError",
+    "SentenceEmbedding",
+    "TfidfEmbedding",
+    "cluster_corpus",
+    "embed_corpus",
+    "hierarchical_kmeans",
+    "histogram_basis",
+    "is_clustered",
+    "label_histogram",
+    "load_clusters",
+    "nearest_domain_histogram",
+    "reference_similarities",
+]

@@ -1,54 +1,104 @@
-"""Documents to vectors, by which they are told apart."""
+"""A corpus to vectors in a file: the first stage of a folder of domains."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lightning_dga.atomic import write_json
+from lightning_dga.domains.embedding import Embedding, load_embedding, save_embedding
+from lightning_dga.domains.errors import DomainsError
+from lightning_dga.domains.rows import RowFile
+from lightning_dga.domains.stage import Stage
+
+EMBED = "embed"
+VECTORS = "embeddings.npy"
+EMBEDDING = "embedding.npz"
+
+_DOCUMENTS_AT_ONCE = 1024
 
 
-class TfidfEmbedding:
-    """TF-IDF of words, reduced by a truncated SVD to unit vectors: latent semantic indexing (Deerwester et al., 1990).
+def embed_corpus(
+    sources: Mapping[str, Iterable[str]],
+    embedding: Embedding,
+    folder: Path,
+    *,
+    settings: dict[str, Any],
+    fit_documents: int = 100_000,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> None:
+    """Embeds all documents of a corpus into ``folder / "embeddings.npy"``, ``[n, d]`` float32, in their order.
+
+    Documents are read twice: once to count them and to draw the sample that the embedding is fitted on, once to embed
+    them, a thousand at a time. Memory does not grow with the corpus. A call that was killed is gone on with by the next
+    one, and leaves the same bits.
 
     Args:
-        dimensions: Length of a vector; fewer where the documents do not span as many.
-        max_features: Most words, the most frequent ones.
-        seed: Of the randomised SVD.
+        sources: The documents by the name of where they come from; each is iterated twice.
+        embedding: Is fitted here.
+        folder: The folder of domains; made if there is none.
+        settings: What else the result depends on, as which files and which embedding: compared when work is gone on
+            with.
+        fit_documents: Most documents to fit the embedding on, drawn at random from all.
+        seed: Of the draw.
+        overwrite: Whether to begin anew where the folder holds vectors.
+        progress: Whether to show it.
 
     Raises:
-        ImportError: If scikit-learn is not installed.
+        DomainsError: If there is no document, or the folder holds vectors of other settings.
     """
+    stage = Stage(folder, EMBED, {**settings, "fit_documents": fit_documents, "seed": seed})
+    if overwrite:
+        stage.discard()
+    if stage.is_whole():
+        return
+    stage.begin()
+    counted = stage.partial / "documents.json"
+    if not counted.is_file():
+        counts: dict[str, int] = dict.fromkeys(sources, 0)
+        sample = _sample(_counting(sources, counts, progress), fit_documents, seed)
+        if not sample:
+            raise DomainsError("There is no document to embed.")
+        save_embedding(folder / EMBEDDING, embedding.fit(sample))
+        del sample
+        write_json(counted, counts)
+    counts = json.loads(counted.read_text(encoding="utf-8"))
+    # as later readers will have it, also in the process that fitted it
+    embedding = load_embedding(folder / EMBEDDING)
+    total = sum(counts.values())
+    rows = RowFile(folder / VECTORS, (total, embedding.dimensions), stage.partial / "rows.json")
+    documents = islice(chain.from_iterable(sources.values()), rows.done, total)
+    with tqdm(total=total, initial=rows.done, desc="embedding", unit=" documents", disable=not progress) as bar:
+        while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+            rows.append(embedding(batch))
+            bar.update(len(batch))
+    if rows.done != total:
+        raise DomainsError(f"The corpus had {total} documents when counted, and {rows.done} when embedded.")
+    stage.finish({"documents": counts, "dimensions": embedding.dimensions})
 
-    def __init__(self, dimensions: int = 64, max_features: int = 20_000, seed: int = 0) -> None:
-        try:
-            from sklearn.feature_extraction.text import TfidfVectorizer
-        except ImportError as error:
-            raise ImportError("Embedding documents needs scikit-learn: pip install 'lightning-dga[cluster]'") from error
-        self._dimensions = dimensions
-        self._seed = seed
-        self._words = TfidfVectorizer(max_features=max_features, sublinear_tf=True)
-        self._project: NDArray[np.float64] | None = None
 
-    def fit(self, documents: Iterable[str]) -> "TfidfEmbedding":
-        """Learns the words and the directions from documents.
+def _counting(sources: Mapping[str, Iterable[str]], counts: dict[str, int], progress: bool) -> Iterator[str]:
+    with tqdm(desc="reading", unit=" documents", disable=not progress) as bar:
+        for name, documents in sources.items():
+            for document in documents:
+                counts[name] += 1
+                bar.update()
+                yield document
 
-        Raises:
-            ValueError: If no document has a word.
-        """
-        from sklearn.utils.extmath import randomized_svd
 
-        counts = self._words.fit_transform(documents)
-        dimensions = min(self._dimensions, *counts.shape)
-        self._project = randomized_svd(counts, dimensions, random_state=self._seed)[2].T
-        return self
-
-    def __call__(self, documents: Iterable[str]) -> NDArray[np.float64]:
-        """Unit vectors ``[documents, dimensions]``; zero for a document with no word that is known.
-
-        Raises:
-            RuntimeError: Before :meth:`fit`.
-        """
-        if self._project is None:
-            raise RuntimeError("Call `fit(documents)` first.")
-        vectors = self._words.transform(documents) @ self._project
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+def _sample(documents: Iterable[str], most: int, seed: int) -> list[str]:
+    """Documents drawn uniformly without replacement, in one pass (Vitter's algorithm R, 1985)."""
+    generator = np.random.default_rng(seed)
+    kept: list[str] = []
+    for index, document in enumerate(documents):
+        if index < most:
+            kept.append(document)
+        elif (place := int(generator.integers(index + 1))) < most:
+            kept[place] = document
+    return kept

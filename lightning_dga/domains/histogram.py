@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Embedding = Callable[[Sequence[str]], NDArray[np.float64]]
+Embed = Callable[[Sequence[str]], NDArray[np.floating]]
 
 
 def nearest_domain_histogram(
-    domains: Mapping[str, Sequence[str]], documents: Sequence[str], embedding: Embedding
+    domains: Mapping[str, Sequence[str]], documents: Sequence[str], embedding: Embed
 ) -> dict[str, float]:
     """Shares of the documents that are nearest to each domain's mean vector.
 
@@ -34,3 +34,21 @@ def nearest_domain_histogram(
     nearest = (embedding(documents) @ centroids.T).argmax(axis=1)
     shares = np.bincount(nearest, minlength=len(domains)) / len(documents)
     return dict(zip(domains, shares.tolist(), strict=True))
+
+
+def label_histogram(labels: NDArray[np.integer], clusters: int) -> NDArray[np.float64]:
+    """Shares of documents that fall into each cluster: CRISP (arXiv 2410.03735).
+
+    Args:
+        labels: Cluster of each document, ``[n]``.
+        clusters: Number of clusters, k.
+
+    Returns:
+        ``[k]``, summing to one.
+
+    Raises:
+        ValueError: If there is no document.
+    """
+    if not len(labels):
+        raise ValueError("`labels` is empty; a histogram needs at least one document.")
+    return np.bincount(labels, minlength=clusters) / len(labels)

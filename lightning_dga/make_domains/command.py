@@ -5,11 +5,16 @@ import sys
 from types import ModuleType
 
 from lightning_dga.data.errors import DataError
-from lightning_dga.make_domains import histogram, tokenize
+from lightning_dga.domains import DomainsError
+from lightning_dga.make_domains import basis, cluster, embed, histogram, nearest, tokenize
 
 # each module has `add_arguments(parser)` and `run(options)`; its docstring is the help
 SUBCOMMANDS: dict[str, ModuleType] = {
+    "embed": embed,
+    "cluster": cluster,
     "histogram": histogram,
+    "basis": basis,
+    "nearest": nearest,
     "tokenize": tokenize,
 }
 
@@ -32,6 +37,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         SUBCOMMANDS[options.command].run(options)
-    except (DataError, FileNotFoundError, ImportError) as error:
+    except (DataError, DomainsError, FileNotFoundError, ImportError) as error:
         print(f"dga-domains: {error}", file=sys.stderr)
         sys.exit(1)

@@ -1,32 +1,80 @@
-"""How a target spreads over the domains, for importance sampling."""
+"""How a target spreads over the domains, for importance sampling.
+
+DOMAINS is a folder of named domains, <domain>.jsonl beside target_NAME.jsonl, or one that `dga-domains cluster` filled.
+Only documents of the target set are counted, none that a run validates or tests on. The histogram of named domains is
+JSON, that of clusters a .npy file of K shares: dga-train callbacks=importance callbacks.dga.rule.histogram=FILE.
+"""
 
 import argparse
 import json
+import sys
 from itertools import chain
 from pathlib import Path
 
-from lightning_dga.data.text.folder_corpus import folder_corpus
-from lightning_dga.domains import TfidfEmbedding, nearest_domain_histogram
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dga.atomic import atomic_write, write_json
+from lightning_dga.data.text import folder_corpus
+from lightning_dga.domains import (
+    DomainsError,
+    TfidfEmbedding,
+    is_clustered,
+    label_histogram,
+    load_clusters,
+    nearest_domain_histogram,
+)
+from lightning_dga.make_domains.target import add_target, target_set
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``dga-domains histogram`` is told."""
-    parser.add_argument("root", type=Path, help="a folder of <domain>.jsonl and target_<name>.jsonl")
-    parser.add_argument("target", help="<name> of the target")
-    parser.add_argument("--output", type=Path, help="write the JSON here and not to the terminal")
+    parser.add_argument("folder", type=Path, metavar="DOMAINS", help="the folder of domains")
+    add_target(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write it here and not to the terminal")
 
 
 def run(options: argparse.Namespace) -> None:
     """Writes the histogram."""
-    text = json.dumps(_histogram(options.root, options.target), indent=2)
-    if options.output is None:
-        print(text)
-    else:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text + "\n", encoding="utf-8")
+    (_of_clusters if is_clustered(options.folder) else _of_named_domains)(options)
 
 
-def _histogram(root: Path, target: str) -> dict[str, float]:
-    corpus = folder_corpus(root, target)
+def _of_named_domains(options: argparse.Namespace) -> None:
+    corpus = folder_corpus(
+        options.folder,
+        options.target,
+        target_documents=options.target_documents,
+        target_seed=options.target_seed,
+    )
     embedding = TfidfEmbedding().fit(chain.from_iterable(corpus.domains.values()))
-    return nearest_domain_histogram(corpus.domains, corpus.target, embedding)
+    shares = nearest_domain_histogram(corpus.domains, corpus.target, embedding)
+    if options.output is None:
+        print(json.dumps(shares, indent=2))
+    else:
+        write_json(options.output, shares)
+
+
+def _of_clusters(options: argparse.Namespace) -> None:
+    clusters = load_clusters(options.folder)
+    histogram = label_histogram(clusters.place(target_set(options, options.folder)), len(clusters))
+    used = np.flatnonzero(histogram)
+    print(f"The target falls into {len(used):,} of {len(clusters):,} clusters.", file=sys.stderr)
+    if options.output is None:
+        shares = {str(index): float(histogram[index]) for index in used[np.argsort(-histogram[used], kind="stable")]}
+        print(json.dumps(shares, indent=2))
+    else:
+        save_shares(options.output, histogram)
+
+
+def save_shares(file: Path, shares: NDArray[np.float64]) -> None:
+    """Writes one number for each cluster.
+
+    Raises:
+        DomainsError: If the file is not called ``.npy``.
+    """
+    if file.suffix != ".npy":
+        raise DomainsError(
+            f"--output {file}: numbers for clusters go to a .npy file; call it {file.with_suffix('.npy')}."
+        )
+    with atomic_write(file) as stream:
+        np.save(stream, shares)

@@ -1,18 +1,20 @@
 """From a corpus of text to the data module that mixes its domains."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from lightning_dga.data.datamodule import MixtureDataModule
 from lightning_dga.data.errors import DataError
+from lightning_dga.data.sources import Sources
 from lightning_dga.data.text.corpus import TextCorpus
 from lightning_dga.data.text.packing import PackedTokens, pack
-from lightning_dga.data.text.tokenized_corpus import TokenizedDocuments, tokenize_corpus
+from lightning_dga.data.text.tokenized_corpus import TokenizedCorpus, TokenizedDocuments, tokenize_corpus
 from lightning_dga.data.text.tokenizer import END_OF_TEXT_ID
 
 
@@ -60,36 +62,59 @@ def text_mixture(
             f"`tokens_per_domain` ({tokens_per_domain}) is less than one window, `context_length` ({context_length})."
         )
     tokenized = tokenize_corpus(corpus, vocab_size, cache_dir)
-
-    def packed(documents: Sequence[NDArray[np.integer]], what: str, most: int | None = None) -> PackedTokens:
-        windows = pack(documents, context_length, END_OF_TEXT_ID)
-        if not len(windows):
-            tokens = sum(map(len, documents)) + len(documents)
-            raise DataError(
-                f"{what} of corpus {corpus.name!r} has {tokens} tokens, too few for one window of "
-                f"{context_length + 1}; give it more text, or lower `context_length`."
-            )
-        return PackedTokens(windows if most is None else windows[: most // context_length])
-
-    def evaluation(documents: TokenizedDocuments, part: str) -> PackedTokens | None:
-        return packed(list(documents), f"Part {part!r}") if len(documents) else None
-
     domains = {
-        name: packed(_sample(documents, name, seed, tokens_per_domain), f"Domain {name!r}", tokens_per_domain)
+        name: pack_part(
+            _sample(documents, name, seed, tokens_per_domain),
+            f"Domain {name!r}",
+            corpus,
+            context_length,
+            tokens_per_domain,
+        )
         for name, documents in tokenized.domains.items()
     }
+    return mix(domains, tokenized, corpus, context_length, batch_size=batch_size, seed=seed, **mixture_arguments)
+
+
+def mix(
+    domains: Mapping[str, Dataset] | Sources,
+    tokenized: TokenizedCorpus,
+    corpus: TextCorpus,
+    context_length: int,
+    **mixture_arguments: Any,
+) -> MixtureDataModule:
+    """The data module of packed domains and of a corpus's other parts, as :func:`text_mixture` returns it."""
+
+    def evaluation(documents: TokenizedDocuments, part: str) -> PackedTokens | None:
+        return pack_part(list(documents), f"Part {part!r}", corpus, context_length) if len(documents) else None
+
     datamodule = MixtureDataModule(
         domains,
-        packed(list(tokenized.target), "The target"),
+        pack_part(list(tokenized.target), "The target", corpus, context_length),
         val=evaluation(tokenized.val, "val"),
         test=evaluation(tokenized.test, "test"),
-        batch_size=batch_size,
-        seed=seed,
         **mixture_arguments,
     )
     datamodule.tokens_per_sample = context_length  # type: ignore[attr-defined]
     datamodule.tokenizer = tokenized.tokenizer  # type: ignore[attr-defined]
     return datamodule
+
+
+def pack_part(
+    documents: Sequence[NDArray[np.integer]],
+    what: str,
+    corpus: TextCorpus,
+    context_length: int,
+    most: int | None = None,
+) -> PackedTokens:
+    """Packs what a corpus has of one kind; an error says that it is too short."""
+    windows = pack(documents, context_length, END_OF_TEXT_ID)
+    if not len(windows):
+        tokens = sum(map(len, documents)) + len(documents)
+        raise DataError(
+            f"{what} of corpus {corpus.name!r} has {tokens} tokens, too few for one window of "
+            f"{context_length + 1}; give it more text, or lower `context_length`."
+        )
+    return PackedTokens(windows if most is None else windows[: most // context_length])
 
 
 def _sample(documents: TokenizedDocuments, name: str, seed: int, tokens: int | None) -> list[NDArray[np.integer]]:

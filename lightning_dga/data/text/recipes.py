@@ -6,6 +6,7 @@ from typing import Any
 from lightning_dga.data.datamodule import MixtureDataModule
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.bin_builder import TOKENIZER
+from lightning_dga.data.text.clustered import clustered_text_mixture, read_labels
 from lightning_dga.data.text.corpus import split_target
 from lightning_dga.data.text.folder_corpus import TARGET, folder_corpus
 from lightning_dga.data.text.mixture import text_mixture
@@ -15,15 +16,43 @@ from lightning_dga.data.text.token_bin import BIN, TokenBin, read_documents
 from lightning_dga.data.text.tokenizer import load_tokenizer, separator_id
 
 
-def folder_mixture(root: str | Path, target: str, **arguments: Any) -> MixtureDataModule:
+def folder_mixture(
+    root: str | Path, target: str, *, target_documents: int | None = None, target_seed: int = 0, **arguments: Any
+) -> MixtureDataModule:
     """The mixture of a folder of domains and targets.
 
     Args:
         root: The folder; see :func:`~lightning_dga.data.text.folder_corpus`.
         target: ``<name>`` of the target.
+        target_documents: How many documents of the target set to keep.
+        target_seed: Which ones.
         **arguments: As of :func:`~lightning_dga.data.text.text_mixture`.
     """
-    return text_mixture(folder_corpus(root, target), **arguments)
+    corpus = folder_corpus(root, target, target_documents=target_documents, target_seed=target_seed)
+    return text_mixture(corpus, **arguments)
+
+
+def clustered_mixture(
+    root: str | Path,
+    target: str,
+    labels: str | Path,
+    *,
+    target_documents: int | None = None,
+    target_seed: int = 0,
+    **arguments: Any,
+) -> MixtureDataModule:
+    """The mixture of the clusters of a folder's documents.
+
+    Args:
+        root: The folder; see :func:`~lightning_dga.data.text.folder_corpus`.
+        target: ``<name>`` of the target.
+        labels: A ``.npy`` file with the cluster of each document, as ``dga-domains cluster`` writes it.
+        target_documents: How many documents of the target set to keep.
+        target_seed: Which ones.
+        **arguments: As of :func:`~lightning_dga.data.text.clustered_text_mixture`.
+    """
+    corpus = folder_corpus(root, target, target_documents=target_documents, target_seed=target_seed, at_least=1)
+    return clustered_text_mixture(corpus, read_labels(labels), **arguments)
 
 
 def token_bins_mixture(

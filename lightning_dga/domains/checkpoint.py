@@ -1,0 +1,42 @@
+"""Arrays that took long to make, kept until the work that they are part of is whole."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dga.atomic import atomic_write
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Checkpoint:
+    """A folder of finished parts.
+
+    Args:
+        folder: Where they are kept; ``None`` keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def has(self, part: str) -> bool:
+        """Whether a part was finished, now or by a process that was killed since."""
+        return self._folder is not None and self._file(part).is_file()
+
+    def kept(self, part: str, make: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a part: read where it was finished before, else made and kept."""
+        if self.has(part):
+            with np.load(self._file(part), allow_pickle=False) as archive:
+                return dict(archive)
+        arrays = make()
+        if self._folder is not None:
+            with atomic_write(self._file(part)) as stream:
+                np.savez(stream, allow_pickle=False, **arrays)
+        return arrays
+
+    def _file(self, part: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{part}.npz"

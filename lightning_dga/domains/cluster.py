@@ -1,0 +1,199 @@
+"""Vectors to domains: k-means, and hierarchical k-means to as many leaves as a crawl has pockets."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lightning_dga.domains.checkpoint import Arrays, Checkpoint
+from lightning_dga.domains.errors import DomainsError
+from lightning_dga.domains.kmeans import Vectors, fit_centroids
+from lightning_dga.domains.leaves import branching, share_leaves
+from lightning_dga.domains.threads import one_thread
+from lightning_dga.domains.tree import ClusterTree, members
+
+# as many vectors for each centroid as faiss's guidelines call enough
+_VECTORS_PER_CENTROID = 256
+_ROWS_AT_ONCE = 1 << 16
+_NODES_PER_PART = 16
+_FLAT = 1024
+_BRANCHING = 64
+
+
+def default_levels(clusters: int) -> int:
+    """Plain k-means up to 1,024 clusters; beyond, as many levels as 64 children for each node need.
+
+    Example:
+        >>> [default_levels(k) for k in (512, 4096, 262_144)]
+        [1, 2, 3]
+    """
+    levels = 1
+    while clusters > _FLAT and _BRANCHING**levels < clusters:
+        levels += 1
+    return levels
+
+
+def hierarchical_kmeans(
+    vectors: Vectors,
+    clusters: int,
+    *,
+    levels: int | None = None,
+    seed: int = 0,
+    library: str = "scikit-learn",
+    jobs: int = 1,
+    keep: Path | None = None,
+    progress: bool = False,
+) -> tuple[ClusterTree, NDArray[np.int32]]:
+    """Clusters vectors, level by level: each cluster of a level is clustered again by itself.
+
+    The hierarchy is that of CRISP (arXiv 2410.03735). Of 64 x 64 x 64 leaves many stay empty where the corpus has not
+    many times more documents; here a branch gets leaves in proportion to its different vectors, so that there are
+    exactly as many as were asked for, each with at least one vector, unless there are fewer different vectors.
+
+    Memory beside ``vectors`` is a few integers for each of them and at most 256 vectors for each child of the nodes in
+    work; ``vectors`` may be memory-mapped and is read in order. The result depends on ``vectors``, ``clusters``,
+    ``levels``, ``seed`` and ``library``, to the last bit, and not on ``jobs`` or on how often the work was killed.
+
+    Args:
+        vectors: ``[n, d]`` float32.
+        clusters: How many leaves, k.
+        levels: Of the tree; 1 is plain k-means. By default :func:`default_levels`.
+        seed: Of the first guesses and the samples.
+        library: ``"scikit-learn"`` or ``"faiss"``.
+        jobs: Threads that cluster nodes at the same time.
+        keep: A folder in which finished parts are kept, for a call with the same arguments to go on with.
+        progress: Whether to show it.
+
+    Returns:
+        The tree, and the leaf of each vector, ``[n]``; every leaf has at least one.
+
+    Raises:
+        DomainsError: If there are fewer vectors than clusters, or ``clusters`` is not positive.
+    """
+    check_clusters(clusters, len(vectors))
+    levels = default_levels(clusters) if levels is None else levels
+    checkpoint = Checkpoint(keep)
+    tree = ClusterTree([], [])
+    nodes = np.zeros(len(vectors), dtype=np.int32)
+    leaves = np.array([clusters])
+    hashes = _hashes(vectors)
+    for level in range(levels):
+        grow = partial(_grow, vectors, tree, nodes, leaves, hashes, levels, seed, library, jobs, checkpoint, progress)
+        with one_thread():
+            done = checkpoint.kept(f"level{level}", grow)
+        tree = ClusterTree([*tree.centroids, done["centroids"]], [*tree.first, done["first"]])
+        nodes, leaves = done["nodes"], done["leaves"]
+    return tree, nodes
+
+
+def check_clusters(clusters: int, documents: int) -> None:
+    """Raises a :class:`DomainsError` where documents cannot make so many clusters."""
+    if not 1 <= clusters <= documents:
+        raise DomainsError(f"`clusters` is {clusters}; {documents} documents make from 1 to {documents} of them.")
+
+
+def _grow(
+    vectors: Vectors,
+    tree: ClusterTree,
+    parents: NDArray[np.int32],
+    leaves: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    levels: int,
+    seed: int,
+    library: str,
+    jobs: int,
+    checkpoint: Checkpoint,
+    progress: bool,
+) -> Arrays:
+    """The next level of the tree, and how many leaves each of its nodes is to have."""
+    level = len(tree.centroids)
+    children = [branching(count, levels - level) for count in leaves.tolist()]
+    title = f"level {level + 1} of {levels}"
+    centroids = _fit(vectors, parents, children, level, seed, library, jobs, checkpoint, title if progress else None)
+    first = np.cumsum([0, *map(len, centroids)])
+    wide = ClusterTree([*tree.centroids, np.concatenate(centroids)], [*tree.first, first])
+    nodes = np.empty(len(vectors), dtype=np.int32)
+    starts = range(0, len(vectors), _ROWS_AT_ONCE)
+    for start in tqdm(starts, desc=f"{title}, assigning", disable=not progress):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        nodes[rows] = wide.descend(level, vectors[rows], parents[rows])
+    used = np.flatnonzero(np.bincount(nodes, minlength=first[-1]))
+    first = np.searchsorted(used, first)
+    nodes = np.searchsorted(used, nodes).astype(np.int32)
+    different = _count_different(nodes, hashes)
+    shares = [share_leaves(count, different[a:b]) for count, a, b in zip(leaves, first[:-1], first[1:], strict=True)]
+    return {
+        "centroids": wide.leaves[used],
+        "first": first,
+        "nodes": nodes,
+        "leaves": np.concatenate(shares),
+    }
+
+
+def _fit(
+    vectors: Vectors,
+    parents: NDArray[np.int32],
+    children: list[int],
+    level: int,
+    seed: int,
+    library: str,
+    jobs: int,
+    checkpoint: Checkpoint,
+    title: str | None,
+) -> list[Vectors]:
+    """Centroids of the children of each node, some nodes at a time, each time kept."""
+    from joblib import Parallel, delayed
+
+    groups = [rows for _, rows in members(parents)]
+    parts = range(0, len(groups), _NODES_PER_PART)
+    missing = [start for start in parts if not checkpoint.has(f"level{level}-{start}")]
+    tasks = (
+        delayed(_fit_nodes)(vectors, groups[start:stop], children[start:stop], [seed, level, start], library)
+        for start, stop in ((start, start + _NODES_PER_PART) for start in missing)
+    )
+    # both libraries leave the interpreter's lock; processes would each load all that this package imports
+    made = iter(Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(tasks))
+    centroids: list[Vectors] = []
+    for start in tqdm(parts, desc=title, disable=title is None, unit=f" x {_NODES_PER_PART} nodes"):
+        part = checkpoint.kept(f"level{level}-{start}", lambda: _packed(next(made)))
+        centroids += np.split(part["centroids"], part["splits"])
+    return centroids
+
+
+def _fit_nodes(
+    vectors: Vectors, groups: list[NDArray[np.int64]], children: list[int], seed: list[int], library: str
+) -> list[Vectors]:
+    centroids = []
+    for index, (rows, count) in enumerate(zip(groups, children, strict=True)):
+        generator = np.random.default_rng([*seed, index])
+        most = _VECTORS_PER_CENTROID * count
+        sample = np.sort(generator.choice(rows, most, replace=False)) if len(rows) > most else rows
+        centroids.append(fit_centroids(vectors[sample], count, int(generator.integers(1 << 31)), library))
+    return centroids
+
+
+def _packed(centroids: list[Vectors]) -> Arrays:
+    return {"centroids": np.concatenate(centroids), "splits": np.cumsum([len(part) for part in centroids])[:-1]}
+
+
+def _hashes(vectors: Vectors) -> NDArray[np.uint64]:
+    """A number for each vector, ``[n]``, by which equal ones are known."""
+    odd = np.random.default_rng(0).integers(1 << 63, size=vectors.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(
+        1
+    )
+    hashes = np.empty(len(vectors), dtype=np.uint64)
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        rows = np.ascontiguousarray(vectors[start : start + _ROWS_AT_ONCE])
+        hashes[start : start + _ROWS_AT_ONCE] = rows.view(np.uint32) @ odd
+    return hashes
+
+
+def _count_different(nodes: NDArray[np.int32], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """How many different vectors each node has, ``[nodes]``."""
+    order = np.lexsort((hashes, nodes))
+    node, value = nodes[order], hashes[order]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (node[1:] != node[:-1]) | (value[1:] != value[:-1])
+    return np.bincount(node[new])

@@ -1,0 +1,156 @@
+"""Vectors to clusters in files, the second stage of a folder of domains, and the folder as its users see it."""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dga.atomic import atomic_write
+from lightning_dga.domains.cluster import check_clusters, default_levels, hierarchical_kmeans
+from lightning_dga.domains.embed import EMBED, EMBEDDING, VECTORS
+from lightning_dga.domains.embedding import Embedding, load_embedding
+from lightning_dga.domains.errors import DomainsError
+from lightning_dga.domains.stage import Stage, read_summary
+from lightning_dga.domains.tree import ClusterTree
+
+CLUSTER = "cluster"
+LABELS = "labels.npy"
+TREE = "tree.npz"
+
+_DOCUMENTS_AT_ONCE = 1024
+
+
+def cluster_corpus(
+    folder: Path,
+    clusters: int,
+    *,
+    levels: int | None = None,
+    seed: int = 0,
+    library: str = "scikit-learn",
+    jobs: int = 1,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> None:
+    """Clusters the vectors of a folder of domains, and writes ``labels.npy``, ``[n]`` int32, and ``tree.npz``.
+
+    A call that was killed is gone on with by the next one, and leaves the same bits.
+
+    Args:
+        folder: Where :func:`~lightning_dga.domains.embed_corpus` left the vectors.
+        clusters: How many, k; see :func:`~lightning_dga.domains.hierarchical_kmeans` for the rest.
+        levels: Of the tree.
+        seed: Of the clustering.
+        library: ``"scikit-learn"`` or ``"faiss"``.
+        jobs: Threads at the same time.
+        overwrite: Whether to begin anew where the folder holds clusters.
+        progress: Whether to show it.
+
+    Raises:
+        DomainsError: If there are no vectors, fewer than ``clusters``, or clusters of other settings.
+    """
+    read_summary(folder, EMBED)
+    settings = {
+        "clusters": clusters,
+        "levels": default_levels(clusters) if levels is None else levels,
+        "seed": seed,
+        "library": library,
+        "embedded": _embedded(folder),
+    }
+    stage = Stage(folder, CLUSTER, settings)
+    if overwrite:
+        stage.discard()
+    if stage.is_whole():
+        return
+    vectors = np.load(folder / VECTORS, mmap_mode="r")
+    check_clusters(clusters, len(vectors))
+    stage.begin()
+    tree, labels = hierarchical_kmeans(
+        vectors,
+        clusters,
+        levels=levels,
+        seed=seed,
+        library=library,
+        jobs=jobs,
+        keep=stage.partial,
+        progress=progress,
+    )
+    tree.save(folder / TREE)
+    with atomic_write(folder / LABELS) as stream:
+        np.save(stream, labels)
+    sizes = np.bincount(labels)
+    stage.finish(
+        {
+            "clusters": len(tree),
+            "nodes": [len(centroids) for centroids in tree.centroids],
+            "documents": len(labels),
+            "singletons": int((sizes == 1).sum()),
+            "median": float(np.median(sizes)),
+            "largest": int(sizes.max()),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The clusters of a corpus.
+
+    Attributes:
+        labels: Cluster of each document, ``[n]`` int32, in the order of the corpus: what
+            :meth:`MixtureDataModule.from_labels` takes.
+        tree: The clusters.
+        embedding: What embedded the corpus.
+        sources: How many documents come from each source, in the order of ``labels``.
+    """
+
+    labels: NDArray[np.int32]
+    tree: ClusterTree
+    embedding: Embedding
+    sources: dict[str, int]
+
+    def __len__(self) -> int:
+        """Number of clusters, k."""
+        return len(self.tree)
+
+    def place(self, documents: Iterable[str]) -> NDArray[np.int64]:
+        """The cluster of each of other documents, as of a target set, ``[m]``."""
+        remaining = iter(documents)
+        placed = [np.empty(0, dtype=np.int64)]
+        while batch := list(islice(remaining, _DOCUMENTS_AT_ONCE)):
+            placed.append(self.tree.assign(self.embedding(batch)))
+        return np.concatenate(placed)
+
+    def source_labels(self) -> dict[str, NDArray[np.int32]]:
+        """The labels of each source's documents."""
+        ends = np.cumsum(list(self.sources.values()))
+        return dict(zip(self.sources, np.split(self.labels, ends[:-1]), strict=True))
+
+
+def load_clusters(folder: Path) -> Clusters:
+    """The clusters of a folder that is whole.
+
+    Raises:
+        DomainsError: If it is not; says what is to be done.
+    """
+    embedded, clustered = read_summary(folder, EMBED), read_summary(folder, CLUSTER)
+    if clustered["settings"]["embedded"] != _embedded(folder):
+        raise DomainsError(f"{folder}: embedded anew since it was clustered: dga-domains cluster --overwrite.")
+    return Clusters(
+        np.load(folder / LABELS),
+        ClusterTree.load(folder / TREE),
+        load_embedding(folder / EMBEDDING),
+        embedded["documents"],
+    )
+
+
+def is_clustered(folder: Path) -> bool:
+    """Whether a folder is one of clusters, finished or not."""
+    return any((folder / f"{stage}{end}").exists() for stage in (EMBED, CLUSTER) for end in (".json", ".partial"))
+
+
+def _embedded(folder: Path) -> int:
+    """Tells one embedding of a corpus from another."""
+    return zlib.crc32((folder / f"{EMBED}.json").read_bytes())

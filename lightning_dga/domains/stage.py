@@ -1,0 +1,86 @@
+"""A stage of long work on a folder: begun once, gone on with after a kill, and marked when it is whole."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning_dga.atomic import write_json
+from lightning_dga.domains.errors import DomainsError
+
+
+class Stage:
+    """One stage, known by its name.
+
+    ``<name>.json`` marks that it is whole, and says with what settings it was made; ``<name>.partial`` holds what is
+    finished of one that is not.
+
+    Args:
+        folder: The folder of domains.
+        name: Of the stage.
+        settings: All that the result depends on, as JSON has it.
+    """
+
+    def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.name = name
+        self.settings = settings
+        self.partial = folder / f"{name}.partial"
+
+    def is_whole(self) -> bool:
+        """Whether there is nothing left to do.
+
+        Raises:
+            DomainsError: If it was made, or begun, with other settings.
+        """
+        marker = _marker(self.folder, self.name)
+        for file in (marker, self.partial / "settings.json"):
+            if file.is_file():
+                self._compare(json.loads(file.read_text(encoding="utf-8"))["settings"], whole=file == marker)
+        return marker.is_file()
+
+    def begin(self) -> None:
+        """Makes room for parts."""
+        if not (self.partial / "settings.json").is_file():
+            write_json(self.partial / "settings.json", {"settings": self.settings})
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Marks the stage as whole, with what there is to know of it, and removes its parts."""
+        write_json(_marker(self.folder, self.name), {"settings": self.settings, **summary})
+        shutil.rmtree(self.partial)
+
+    def discard(self) -> None:
+        """Takes back the mark and the parts."""
+        _marker(self.folder, self.name).unlink(missing_ok=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _compare(self, made: dict[str, Any], *, whole: bool) -> None:
+        for key in sorted(set(made) | set(self.settings)):
+            old, new = made.get(key), self.settings.get(key)
+            if old != new:
+                begun = "made" if whole else "begun"
+                raise DomainsError(
+                    f"{self.folder}: {self.name!r} was {begun} with {key} = {old!r}, not {new!r}. "
+                    "Give the same settings, another folder, or --overwrite to make it anew."
+                )
+
+
+def read_summary(folder: Path, name: str) -> dict[str, Any]:
+    """What the mark of a whole stage says.
+
+    Raises:
+        DomainsError: If the stage is not whole.
+    """
+    marker = _marker(folder, name)
+    if not marker.is_file():
+        begun = " was begun and not finished; run it again to go on" if (folder / f"{name}.partial").is_dir() else ""
+        raise DomainsError(
+            f"{folder}: {name!r}{begun or ' is not done'}: dga-domains {name}. "
+            "A folder of domains is made by `dga-domains embed` and then `dga-domains cluster`."
+        )
+    summary: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+    return summary
+
+
+def _marker(folder: Path, name: str) -> Path:
+    return folder / f"{name}.json"

@@ -1,0 +1,86 @@
+"""Documents to vectors by their words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dga.domains.threads import one_thread
+
+
+class TfidfEmbedding:
+    """TF-IDF of words, reduced by a truncated SVD to unit vectors: latent semantic indexing (Deerwester et al., 1990).
+
+    Args:
+        dimensions: Length of a vector; fewer where the documents do not span as many.
+        max_features: Most words, the most frequent ones.
+        seed: Of the randomised SVD.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+    """
+
+    def __init__(self, dimensions: int = 64, max_features: int = 20_000, seed: int = 0) -> None:
+        self._words = _vectorizer(max_features=max_features)
+        self._dimensions = dimensions
+        self._seed = seed
+        self._project: NDArray[np.float32] | None = None
+
+    def fit(self, documents: Iterable[str]) -> "TfidfEmbedding":
+        """Learns the words and the directions from documents.
+
+        Raises:
+            ValueError: If no document has a word.
+        """
+        from sklearn.utils.extmath import randomized_svd
+
+        counts = self._words.fit_transform(documents)
+        dimensions = min(self._dimensions, *counts.shape)
+        with one_thread():
+            self._project = randomized_svd(counts, dimensions, random_state=self._seed)[2].T.astype(np.float32)
+        return self
+
+    def __call__(self, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors ``[documents, dimensions]``; zero for a document with no word that is known.
+
+        Raises:
+            RuntimeError: Before :meth:`fit`.
+        """
+        if self._project is None:
+            raise RuntimeError("Call `fit(documents)` first.")
+        vectors = self._words.transform(documents) @ self._project
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        return self._dimensions if self._project is None else self._project.shape[1]
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What :meth:`from_state` needs to embed further documents alike."""
+        if self._project is None:
+            raise RuntimeError("Call `fit(documents)` first.")
+        return {
+            "words": self._words.get_feature_names_out().astype(str),
+            "idf": self._words.idf_,
+            "project": self._project,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, NDArray[Any]]) -> "TfidfEmbedding":
+        """The embedding that a :meth:`state` is of."""
+        embedding = cls(dimensions=state["project"].shape[1])
+        embedding._words = _vectorizer(vocabulary=state["words"].tolist())
+        embedding._words.idf_ = state["idf"]
+        embedding._project = state["project"]
+        return embedding
+
+
+def _vectorizer(**arguments: Any) -> Any:
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ImportError as error:
+        raise ImportError("Embedding documents needs scikit-learn: pip install 'lightning-dga[cluster]'") from error
+    return TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **arguments)

@@ -1,0 +1,10 @@
+"""Sums in one order: what is made again after a kill must come out the same to the last bit."""
+
+from contextlib import AbstractContextManager
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Keeps BLAS, and OpenMP in this thread, to one thread each; with more, the order of a sum depends on timing."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)

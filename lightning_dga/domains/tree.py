@@ -1,0 +1,71 @@
+"""A tree of clusters: its leaves are the domains."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dga.atomic import atomic_write
+from lightning_dga.domains.kmeans import Vectors, nearest
+
+
+class ClusterTree:
+    """Clusters of clusters. The children of a node are neighbours, so that a leaf's siblings have the next numbers.
+
+    Args:
+        centroids: Of the nodes of each level, from the top, ``[nodes, d]``.
+        first: First child of each node of the level above (at the top, of the root), and after them the number of
+            nodes: ``[nodes above + 1]`` for each level.
+    """
+
+    def __init__(self, centroids: list[Vectors], first: list[NDArray[np.int64]]) -> None:
+        self.centroids = centroids
+        self.first = first
+
+    def __len__(self) -> int:
+        """Number of leaves."""
+        return len(self.centroids[-1])
+
+    @property
+    def leaves(self) -> Vectors:
+        """Centroids of the leaves, ``[k, d]``."""
+        return self.centroids[-1]
+
+    def assign(self, vectors: Vectors) -> NDArray[np.int64]:
+        """The leaf of each vector, ``[n]``: from the top down, always to the nearest child."""
+        nodes = np.zeros(len(vectors), dtype=np.int64)
+        for level in range(len(self.centroids)):
+            nodes = self.descend(level, vectors, nodes)
+        return nodes
+
+    def descend(self, level: int, vectors: Vectors, nodes: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The node of each vector on a level, ``[n]``, given its node on the level above."""
+        children = np.empty(len(nodes), dtype=np.int64)
+        first = self.first[level]
+        for node, rows in members(nodes):
+            start, stop = first[node], first[node + 1]
+            children[rows] = start + nearest(vectors[rows], self.centroids[level][start:stop])
+        return children
+
+    def save(self, file: Path) -> None:
+        """Keeps the tree in a file."""
+        arrays: dict[str, NDArray] = {f"centroids{level}": array for level, array in enumerate(self.centroids)}
+        arrays |= {f"first{level}": array for level, array in enumerate(self.first)}
+        with atomic_write(file) as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, file: Path) -> "ClusterTree":
+        """The tree of a file that :meth:`save` wrote."""
+        with np.load(file, allow_pickle=False) as archive:
+            levels = range(len(archive.files) // 2)
+            return cls([archive[f"centroids{i}"] for i in levels], [archive[f"first{i}"] for i in levels])
+
+
+def members(labels: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each label that occurs, in increasing order, and the indices at which it does, increasing too."""
+    order = np.argsort(labels, kind="stable")
+    found, starts = np.unique(labels[order], return_index=True)
+    for label, start, stop in zip(found.tolist(), starts, [*starts[1:], len(order)], strict=True):
+        yield label, order[start:stop]

@@ -1,0 +1,36 @@
+"""Which reference set of a basis is nearest to a target: the baseline of distribution reweighting.
+
+Prints the cosine between the mean of the target set and of each reference set, as the clusters that they fall into have
+it, the nearest first. FILE gets the nearest one's histogram, K shares to sample by:
+dga-train callbacks=static data.weights=FILE.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from lightning_dga.domains import Basis, DomainsError, label_histogram, load_clusters, reference_similarities
+from lightning_dga.make_domains.histogram import save_shares
+from lightning_dga.make_domains.target import add_target, target_set
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``dga-domains nearest`` is told."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder that `dga-domains cluster` filled")
+    parser.add_argument("basis", type=Path, metavar="BASIS", help="the .npy file that `dga-domains basis` wrote")
+    add_target(parser)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a .npy file for the nearest one's histogram")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the similarities, and writes the nearest histogram."""
+    clusters, basis = load_clusters(options.folder), Basis.load(options.basis)
+    if len(basis.matrix) != len(clusters):
+        raise DomainsError(
+            f"{options.basis} is over {len(basis.matrix)} clusters, {options.folder} has {len(clusters)}."
+        )
+    histogram = label_histogram(clusters.place(target_set(options, options.folder)), len(clusters))
+    similarities = reference_similarities(histogram, basis, clusters.tree.leaves)
+    print(json.dumps(similarities, indent=2))
+    if options.output is not None:
+        save_shares(options.output, basis.matrix[:, basis.names.index(next(iter(similarities)))])

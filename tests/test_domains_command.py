@@ -1,0 +1,123 @@
+"""`dga-domains` as a user runs it."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from lightning_dga.make_domains import main
+from lightning_dga.make_domains.command import SUBCOMMANDS
+from tests.domains.corpora import TOPICS
+
+
+def run(capsys, *arguments):
+    main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def mistake(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit:
+        run(capsys, *arguments)
+    assert exit.value.code == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dga-domains: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """Documents that differ: of twelve words of their domain, six each."""
+    root = tmp_path_factory.mktemp("corpora")
+    generator = np.random.default_rng(0)
+    for topic, name in enumerate(["sea", "sky", "soil", "target_weather"]):
+        words = TOPICS[1 if name.startswith("target") else topic]
+        texts = [" ".join(generator.choice(words, size=6, replace=False)) for _ in range(60)]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, corpora):
+    folder = tmp_path_factory.mktemp("domains")
+    main(["embed", str(corpora), str(folder)])
+    main(["cluster", str(folder), "--clusters", "12"])
+    return folder
+
+
+def test_from_a_corpus_to_weights(tmp_path, capsys, corpora, folder):
+    assert np.bincount(np.load(folder / "labels.npy")).min() > 0
+    assert len(np.load(folder / "labels.npy")) == 180
+    run(capsys, "histogram", folder, "weather", "--output", tmp_path / "histogram.npy")
+    histogram = np.load(tmp_path / "histogram.npy")
+    assert histogram.shape == (12,) and histogram.sum() == pytest.approx(1)
+    run(capsys, "basis", folder, "--output", tmp_path / "basis.npy")
+    basis = np.load(tmp_path / "basis.npy")
+    assert basis.shape == (12, 3) and basis.sum(axis=0) == pytest.approx(1)
+    assert json.loads((tmp_path / "basis.names.json").read_text()) == ["sea", "sky", "soil"]
+    # the target's words are those of the sky
+    assert basis[:, 1] @ histogram > 0 == basis[:, 0] @ histogram
+    printed = run(capsys, "nearest", folder, tmp_path / "basis.npy", "weather", "--output", tmp_path / "nearest.npy")
+    assert next(iter(json.loads(printed))) == "sky"
+    assert (np.load(tmp_path / "nearest.npy") == basis[:, 1]).all()
+
+
+def test_few_documents_of_the_target(capsys, folder):
+    shares = json.loads(run(capsys, "histogram", folder, "weather", "--target-documents", "2"))
+    assert set(shares.values()) <= {0.5, 1}
+    assert "from 1 to 20" in mistake(capsys, "histogram", folder, "weather", "--target-documents", "0")
+
+
+def test_references_of_ones_own(tmp_path, capsys, corpora, folder):
+    output = tmp_path / "basis.npy"
+    run(
+        capsys,
+        "basis",
+        folder,
+        f"rain={corpora / 'target_weather.jsonl'}",
+        f"mud={corpora / 'soil.jsonl'}",
+        "--output",
+        output,
+    )
+    own = np.load(output)
+    run(capsys, "basis", folder, "--except", "sea", "sky", "--output", output)
+    assert (np.load(output)[:, 0] == own[:, 1]).all()
+    assert json.loads((tmp_path / "basis.names.json").read_text()) == ["soil"]
+
+
+def test_named_domains_still_have_a_histogram(tmp_path, capsys, corpora):
+    assert json.loads(run(capsys, "histogram", corpora, "weather")) == {"sea": 0, "sky": 1, "soil": 0}
+
+
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
+def test_help(capsys, subcommand):
+    with pytest.raises(SystemExit) as exit:
+        main([subcommand, "--help"])
+    assert exit.value.code == 0
+    assert re.search(r"usage: dga-domains " + subcommand, capsys.readouterr().out)
+
+
+def test_mistakes_end_in_one_line(tmp_path, capsys, corpora, folder):
+    assert "/nowhere" in mistake(capsys, "embed", "/nowhere", tmp_path)
+    assert "no documents" in mistake(capsys, "embed", tmp_path, tmp_path / "out")
+    assert "dga-domains embed" in mistake(capsys, "cluster", tmp_path, "--clusters", 3)
+    assert "clusters = 12, not 3" in mistake(capsys, "cluster", folder, "--clusters", 3)
+    assert "dimensions = 64, not 8" in mistake(capsys, "embed", corpora, folder, "--dimensions", 8)
+    assert "Targets: 'weather'" in mistake(capsys, "histogram", folder, "whether")
+    assert "call it h.npy" in mistake(capsys, "histogram", folder, "weather", "--output", "h.json")
+    assert "no such reference" in mistake(capsys, "basis", folder, "--except", "sand", "--output", "b.npy")
+    assert "no basis" in mistake(capsys, "nearest", folder, tmp_path / "none.npy", "weather")
+
+
+def test_fewer_different_documents_than_clusters_are_told_of(tmp_path, capsys):
+    (tmp_path / "twins.jsonl").write_text('{"text": "one and two"}\n{"text": "three or four"}\n' * 5)
+    main(["embed", str(tmp_path), str(tmp_path / "domains")])
+    main(["cluster", str(tmp_path / "domains"), "--clusters", "5"])
+    assert "2 clusters, not 5" in capsys.readouterr().err
+
+
+def test_more_clusters_than_documents(tmp_path, capsys, corpora):
+    main(["embed", str(corpora), str(tmp_path)])
+    assert "180 documents" in mistake(capsys, "cluster", tmp_path, "--clusters", 181)
+    # nothing is left that a better number would not fit to
+    main(["cluster", str(tmp_path), "--clusters", "5"])
