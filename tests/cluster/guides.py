@@ -1,4 +1,4 @@
-"""The guides' own commands, made small: two devices in place of eight, CPUs in place of GPUs, few steps, little text."""
+"""The guides' own commands, made small: two devices for eight, CPUs for GPUs, few steps, little text."""
 
 import re
 import shlex
