@@ -2,6 +2,8 @@
 
 import re
 import time
+import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,15 +23,18 @@ from lightning_dga.alignment import (
 )
 from lightning_dga.alignments import Alignments
 from lightning_dga.averages import AlignmentAverages
-from lightning_dga.distributed import from_first_process
+from lightning_dga.distributed import differing_processes, from_first_process
 from lightning_dga.measuring import Measurer, Settings
 from lightning_dga.mixture import Mixture
 from lightning_dga.reweighting import Rule, RuleState, make_rule
+from lightning_dga.watchdog import Watchdog
 
 _STATE_FORMAT = 1
 _LOGGED_DOMAINS = 64
 # of the moments that signal-to-noise is taken from, where the rule's own average has none
 _NOISE_EMA = 0.1
+# some may come of a loss scale that was raised too far
+_MOST_NOT_FINITE = 10
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class DynamicGradientAlignment(Callback):
         alignment_ema: Share of the newest alignments in the average that the rule sees; 1 shows it each as it is.
         max_age: For estimators that take what a training step holds: after how many updates a domain that was in none
             is probed.
+        timeout: Seconds that several processes may take over an alignment. Then the run is ended, and the message says
+            which process the others have waited for and where it is, or that it has died.
 
     Attributes:
         alignments: The last :class:`~lightning_dga.alignments.Alignments`; ``None`` before the first.
@@ -106,6 +113,7 @@ class DynamicGradientAlignment(Callback):
         preconditioner: str | None = None,
         alignment_ema: float = 1.0,
         max_age: int = 20,
+        timeout: float = 1800,
     ) -> None:
         sizes = {"every_n_steps": every_n_steps, "probe_batch_size": probe_batch_size, "max_age": max_age}
         for name, value in sizes.items():
@@ -120,6 +128,8 @@ class DynamicGradientAlignment(Callback):
             raise ValueError(f"`preconditioner` must be 'adam' or None, got {preconditioner!r}.")
         if not 0 < alignment_ema <= 1:
             raise ValueError(f"`alignment_ema` must be in (0, 1], got {alignment_ema}; 1 switches the average off.")
+        if timeout <= 0:
+            raise ValueError(f"`timeout` must be positive, got {timeout}.")
         try:
             re.compile(parameters or "")
         except re.error as error:
@@ -134,6 +144,9 @@ class DynamicGradientAlignment(Callback):
             Settings(probe_batch_size, loss_fn, parameters, preconditioner, max_age),
         )
         self._progress = _Progress()
+        self._timeout = timeout
+        self._watchdog = Watchdog(timeout)
+        self._not_finite = 0
 
     @property
     def alignments(self) -> Alignments | None:
@@ -192,17 +205,21 @@ class DynamicGradientAlignment(Callback):
         if trainer.global_step < self._progress.step:
             # a new run, which counts its steps from the start, goes on with the mixture of the one before
             self._progress = replace(self._progress, step=trainer.global_step)
+        self._watchdog = Watchdog(self._timeout)
+        self._watchdog.start()
         if self.every_n_steps is not None:
             self._measurer.preferred = self._progress.estimator
-            self._measurer.prepare(trainer, pl_module, self._progress.updates, self.every_n_steps)
+            with self._watchdog.phase("preparing to align", trainer.global_step):
+                self._measurer.prepare(trainer, pl_module, self._progress.updates, self.every_n_steps)
 
     @override
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         progress, following = self._progress, trainer.global_step + 1
         due = following > progress.step and self.should_update(following)
-        self._measurer.before_batch(
-            trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments, due=due
-        )
+        with self._watchdog.phase("aligning", trainer.global_step) if due else nullcontext():
+            self._measurer.before_batch(
+                trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments, due=due
+            )
 
     @override
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
@@ -219,12 +236,20 @@ class DynamicGradientAlignment(Callback):
             return
         started = time.perf_counter()
         mixture, progress = _mixture(trainer), self._progress
-        alignments = self._measurer.measure(
-            trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments
-        )
+        with self._watchdog.phase("aligning", step):
+            _check_agreement(mixture, progress.updates, pl_module.device)
+            alignments = self._measurer.measure(
+                trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments
+            )
+        self._not_finite = self._not_finite + 1 if alignments is None else 0
         weights, state, averages = mixture.weights, progress.rule, progress.averages
         if alignments is None:
             rank_zero_warn(f"The target gradient is not finite at step {step}; the mixture stays as it is.")
+            if self._not_finite == _MOST_NOT_FINITE:
+                raise FloatingPointError(
+                    f"The target gradient was not finite in {_MOST_NOT_FINITE} alignments in a row, the last after "
+                    f"step {step}: the model is lost. Go back to an earlier checkpoint, with a lower learning rate."
+                )
         else:
             averages = averages.updated(alignments, self.alignment_ema if self.alignment_ema < 1 else _NOISE_EMA)
             seen = averages.smoothed(alignments) if self.alignment_ema < 1 else alignments
@@ -250,10 +275,12 @@ class DynamicGradientAlignment(Callback):
     @override
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._measurer.abandon()
+        self._watchdog.stop()
 
     @override
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._measurer.abandon()
+        self._watchdog.stop()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -321,6 +348,17 @@ def _metrics(mixture: Mixture, progress: _Progress) -> dict[str, float]:
             metrics |= {f"dga/signal_to_noise/{mixture.domain_names[i]}": noise[i].item() for i in shown}
         metrics |= {"dga/target_loss": alignments.target_loss, "dga/target_norm": alignments.target_norm}
     return metrics
+
+
+def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> None:
+    """Ends the run where processes would go on with different mixtures; costs a few numbers."""
+    held = torch.tensor([mixture.weights_version, zlib.crc32(mixture.weights.numpy().tobytes()), update])
+    others = differing_processes(held, device)
+    if others:
+        raise RuntimeError(
+            f"Processes {others[:8]} hold other weights than the rest at update {update}; this one has version "
+            f"{mixture.weights_version}. Call `set_weights` with the same weights at the same step on every process."
+        )
 
 
 def _mixture(trainer: Any) -> Mixture:

@@ -9,6 +9,7 @@ There a backward pass sums over processes by itself, and moves what one of train
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -24,6 +25,11 @@ if dist.is_available():
 def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def is_distributed() -> bool:
@@ -59,6 +65,61 @@ def gather_objects(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def differing_processes(values: Tensor, device: torch.device) -> list[int]:
+    """The processes whose numbers are not those of the most, so that they must not go on together.
+
+    One collective of twice as many numbers, and a second only where there is a difference.
+
+    Args:
+        values: A few whole numbers, ``[n]`` int64; every process must call it with as many.
+        device: Where collectives are done.
+    """
+    if not is_distributed():
+        return []
+    largest = torch.cat([values, -values]).to(device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    if bool((largest[: len(values)] == -largest[len(values) :]).all()):
+        return []
+    each = [torch.empty_like(values, device=device) for _ in range(world_size())]
+    dist.all_gather(each, values.to(device))
+    held = [tuple(one.tolist()) for one in each]
+    usual = max(held, key=held.count)
+    return [index for index, one in enumerate(held) if one != usual]
+
+
+class Board:
+    """Short notes, one of each process, which any process can read while the others do whatever they do."""
+
+    def __init__(self) -> None:
+        # its own connection: another thread may be waiting for an answer on the one that collectives use
+        self._store = dist.PrefixStore("lightning_dga", _default_store())
+
+    def write(self, note: str) -> None:
+        """Puts this process's note in the place of its last one."""
+        with suppress(RuntimeError):
+            self._store.set(str(rank()), note)
+
+    def read(self) -> list[str]:
+        """The notes by process; empty where there is none, or where the board is gone with the process that had it."""
+        return [self._read(str(index)) for index in range(world_size())]
+
+    def _read(self, key: str) -> str:
+        with suppress(RuntimeError):
+            if self._store.check([key]):
+                note: bytes = self._store.get(key)
+                return note.decode()
+        return ""
+
+
+def _default_store() -> Any:
+    store = dist.distributed_c10d._get_default_store()
+    clone = getattr(store, "clone", None)
+    try:
+        return clone() if clone is not None else store
+    except RuntimeError:  # not every kind of store has another connection to give
+        return store
 
 
 class Ballot:

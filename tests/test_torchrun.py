@@ -9,13 +9,16 @@ import pytest
 
 from tests.test_train_command import QUICK, corpora_run, rows
 
+# `in_step` measures what each process trains on, which is other samples where there are more processes
+SETTINGS = ["callbacks.dga.estimator=backward"]
+
 
 @pytest.mark.cluster
 def test_two_processes_of_torchrun_do_what_one_does(tmp_path, corpora):
-    assert corpora_run(tmp_path, corpora, "name=alone").returncode == 0
+    assert corpora_run(tmp_path, corpora, *SETTINGS, "name=alone").returncode == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather", "name=together", "data.batch_size=4"]
-    trainer = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    trainer = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", *SETTINGS]
     command = [*launcher, "-m", "lightning_dga.train", *where, *trainer, *QUICK]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 

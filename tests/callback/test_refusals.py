@@ -128,3 +128,13 @@ def test_the_modules_transfer_hooks_are_used():
     # 2 batches, 2 chunks of the target's 6 samples, 3 domains
     assert Scaled.transferred == 2 + 2 + 3
     assert torch.is_grad_enabled()
+
+
+def test_a_model_that_stays_not_finite_ends_the_run():
+    class Lost(Plain):
+        def loss(self, batch):
+            return super().loss(batch) * (float("nan") if not self.training else 1.0)
+
+    callback = DynamicGradientAlignment(1, estimator="backward")
+    with pytest.raises(FloatingPointError, match="10 alignments in a row"):
+        trainer(callback, max_steps=20).fit(Lost(), datamodule=mixture())

@@ -1,0 +1,148 @@
+"""Says which process a job waits for in vain, and while it was doing what, before the job is ended."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning_dga.distributed import Board, is_distributed, rank, world_size
+
+EXIT_STATUS = 70  # EX_SOFTWARE of sysexits.h
+_NAMED = 8
+_WAITS_IN = f"{os.sep}torch{os.sep}distributed{os.sep}"
+
+
+class ProcessFailure(RuntimeError):
+    """Another process of the job died or failed; names it, and what it was doing."""
+
+
+class Watchdog:
+    """Watches over what all processes must do together.
+
+    Each process leaves a note every second or so, of what it is doing and where in the program, on a board that all can
+    read (the store that they met by); this costs training nothing. Where a phase takes too long, or breaks because a
+    process is gone, the notes tell which process is behind it.
+
+    Args:
+        timeout: Seconds that a phase may take. Then the process ends with status 70, for it cannot be interrupted while
+            it waits for others.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._phase: dict[str, Any] = {}
+        self._started = 0.0
+        self._beats = 0
+        self._ended, self._changed = threading.Event(), threading.Event()
+        self._main = threading.get_ident()
+        self._board: Board | None = None
+        # a thousand processes leave no more than a hundred notes a second
+        self._interval = min(max(1.0, world_size() / 100), timeout / 4, 10.0)
+
+    def start(self) -> None:
+        """Starts to leave notes, where there are other processes."""
+        if is_distributed() and self._board is None:
+            self._board = Board()
+            threading.Thread(target=self._watch, daemon=True, name="dga-watchdog").start()
+
+    def stop(self) -> None:
+        """Stops; does nothing where it was not started."""
+        self._ended.set()
+        self._changed.set()
+
+    @contextmanager
+    def phase(self, name: str, step: int) -> Iterator[None]:
+        """Runs what all processes do together.
+
+        Raises:
+            ProcessFailure: If it fails, and another process has died or failed.
+        """
+        self._started = time.monotonic()
+        self._phase = {"phase": name, "step": step}
+        self._changed.set()
+        try:
+            yield
+        except Exception as error:
+            if self._board is None or self._ended.is_set():
+                self._phase = {}
+                raise
+            gone = self._gone()
+            if gone:
+                raise ProcessFailure(f"{_first(gone)} This process was {name} after step {step}.") from error
+            self._say(f"Process {rank()} failed while {name} after step {step}: {error!r}")
+            # stays on the board: the others will look for it when they miss this process
+            self._phase["failed"] = repr(error)
+            self._note()
+            raise
+        self._phase = {}
+
+    def _watch(self) -> None:
+        while not self._ended.is_set():
+            self._changed.wait(self._interval)
+            self._changed.clear()
+            self._note()
+            running = self._phase and "failed" not in self._phase
+            if running and time.monotonic() - self._started > self.timeout:
+                phase = dict(self._phase)
+                late = self._late()
+                if self._phase and not self._ended.is_set():
+                    self._say(
+                        f"Process {rank()} has been {phase['phase']} after step {phase['step']} for more than "
+                        f"{self.timeout:g} s. {_first(late)} The job is ended; `timeout` of the callback is what to "
+                        "raise if it was only slow."
+                    )
+                    self._phase["left"] = True
+                    self._note()
+                    os._exit(EXIT_STATUS)
+
+    def _note(self) -> None:
+        self._beats += 1
+        frame = sys._current_frames().get(self._main)
+        waits = frame is not None and _WAITS_IN in frame.f_code.co_filename
+        while frame is not None and _WAITS_IN in frame.f_code.co_filename:
+            frame = frame.f_back
+        where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame is not None else ""
+        assert self._board is not None
+        self._board.write(json.dumps({**self._phase, "beat": self._beats, "where": where, "waits": waits}))
+
+    def _notes(self) -> list[dict[str, Any]]:
+        assert self._board is not None
+        return [json.loads(note) if note else {} for note in self._board.read()]
+
+    def _gone(self) -> list[str]:
+        """What is to be said of each process that has failed, or leaves no notes any more."""
+        before = self._notes()
+        for _ in range(5):
+            time.sleep(self._interval / 2)
+            self._note()
+        after = self._notes()
+        found = []
+        for other, (old, new) in enumerate(zip(before, after, strict=True)):
+            if other == rank():
+                continue
+            doing = f"{new.get('phase', 'training')} after step {new['step']}" if "step" in new else "training"
+            if "failed" in new:
+                found.append(f"Process {other} failed while {doing}: {new['failed']}.")
+            elif old.get("beat") == new.get("beat") and "left" not in new:
+                found.append(f"Process {other} has died, while {doing}; it was last seen at {new.get('where', '?')}.")
+        return found
+
+    def _late(self) -> list[str]:
+        """What is to be said of each process that others wait for."""
+        return self._gone() or [
+            f"Process {other} does not wait for the others: it is at {note.get('where', '?')}."
+            for other, note in enumerate(self._notes())
+            if not note.get("waits")
+        ]
+
+    def _say(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+
+def _first(said: list[str]) -> str:
+    shown = " ".join(said[:_NAMED]) or "All processes wait for one another."
+    return shown + (f" So have {len(said) - _NAMED} more." if len(said) > _NAMED else "")

@@ -1,0 +1,42 @@
+"""torchrun on two machines that share nothing but a cable and the file system."""
+
+import json
+
+import pytest
+
+from tests.cluster.guides import commands, small
+from tests.test_train_command import corpora_run, rows
+
+# `in_step` measures what each process trains on, which is other samples where there are more processes
+SETTINGS = ["callbacks.dga.estimator=backward"]
+
+
+@pytest.mark.cluster
+def test_two_machines_do_what_one_process_does(machines, tmp_path, corpora):
+    started = []
+    for machine, command in zip(machines, commands("torchrun"), strict=True):
+        command = command.replace("HOST", machines[0].address)
+        words = small(command, corpora, *SETTINGS, "data.batch_size=4", "name=together", devices=1)
+        started.append(machine.start(*words, cwd=tmp_path))
+    for process in started:
+        said = process.communicate(timeout=200)[1]
+        assert process.returncode == 0, said[-3000:]
+    assert corpora_run(tmp_path, corpora, *SETTINGS, "name=alone").returncode == 0
+    folders = [tmp_path / "runs" / name / "dga_seed0" for name in ("alone", "together")]
+    alone, together = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
+    assert together["tokens"] == alone["tokens"]
+    assert together["weights"] == pytest.approx(alone["weights"], rel=1e-4)
+    assert [row["step"] for row in rows(folders[1])] == [row["step"] for row in rows(folders[0])]
+
+
+@pytest.mark.cluster
+def test_the_machines_do_not_share_a_loopback(machines):
+    """Else the test above would pass with a wrong address too."""
+    first, second = machines
+    listen = "import socket; s = socket.create_server(('127.0.0.1', 29777)); s.settimeout(20); s.accept()"
+    connect = "import socket; socket.create_connection(('127.0.0.1', 29777), 2)"
+    server = first.start("python3", "-c", listen)
+    try:
+        assert second.start("python3", "-c", connect).wait(20) != 0
+    finally:
+        server.kill()
