@@ -117,7 +117,7 @@ class LabelledDataset:
 
     def read(self, domain: int, index: int) -> Any:
         """See :class:`Sources`; an error names the domain."""
-        return _read(self._dataset, int(self._order[self._first[domain] + index]), self.names[domain])
+        return _read(self._dataset, self._order.item(self._first.item(domain) + index), self.names[domain])
 
     def stream(
         self, domain: int, shard: int = 0, num_shards: int = 1, state: dict[str, Any] | None = None
