@@ -2,7 +2,8 @@
 
     python benchmarks/stream.py                    the full tables
     python benchmarks/stream.py --quick            the same columns in under a minute
-    python benchmarks/stream.py --parts loader     one of: composition, update, mixture, staleness_cost, loader, soak
+    python benchmarks/stream.py --parts loader     one of: composition, update, mixture, staleness_cost, loader, soak;
+                                                   with --json, what other parts wrote at the same commit is kept
 
 Peers that are not installed are said so: pip install -c constraints.txt datasets torchdata litdata
 
@@ -45,13 +46,22 @@ def main() -> None:
     if options.cell:
         print(json.dumps(loader_cell(*json.loads(options.cell))))
         return
-    rows: list[Row] = []
+    rows = kept(options.json, options.parts) if options.json else []
     for part in options.parts:
         for row in PARTS[part](options.quick):
-            rows.append(row)
+            rows.append({**row, "part": part})
             print(line(row), flush=True)
             if options.json:
-                result.write(options.json, f"python benchmarks/stream.py --parts {' '.join(options.parts)}", rows)
+                rows.sort(key=lambda row: list(PARTS).index(row["part"]))
+                result.write(options.json, "python benchmarks/stream.py", rows)
+
+
+def kept(file: Path, parts: list[str]) -> list[Row]:
+    """What other parts wrote at this same commit."""
+    if not file.is_file():
+        return []
+    before = json.loads(file.read_text(encoding="utf-8"))
+    return [row for row in before["rows"] if row["part"] not in parts] if before["commit"] == result.commit() else []
 
 
 def arguments() -> argparse.Namespace:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from lightning_dga.data.permutation import keys
 from lightning_dga.data.segment import Segment
 
-_SHORTEST, _LONGEST = 256, 65_536
+_SHORTEST, _LONGEST = 256, 16_384
 # a first plan is that long that the pass over all domains does not outweigh the slots it gives
 _DOMAINS_PER_SLOT = 16
 
