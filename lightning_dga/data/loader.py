@@ -183,7 +183,14 @@ class MixtureLoader:
         if self._batches is None:
             self._batches = iter(self._loader)
         while True:
-            ticket, batch = next(self._batches)
+            try:
+                ticket, batch = next(self._batches)
+            except (ConnectionError, EOFError, FileNotFoundError) as error:
+                if "Caught" in str(error):
+                    # by torch in a worker, which lives: it is the user's own error
+                    raise
+                # what torch does not tell: the batch was ready, and its worker gone before it was handed over
+                raise RuntimeError("A worker process of the training loader exited unexpectedly.") from error
             draw = self._in_flight.pop(ticket)
             if self._composition.is_pending(draw):
                 break
