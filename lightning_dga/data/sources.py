@@ -77,7 +77,7 @@ class DatasetPerDomain:
             return None
         dataset: Any = self._datasets[domain]
         part = dataset.shard(num_shards=num_shards, index=shard) if num_shards > 1 else dataset
-        return StreamReader(part, self.names[domain], state)
+        return StreamReader(part, self.names[domain], state, num_shards)
 
     def shards(self, domain: int) -> int:
         """See :class:`Sources`."""
