@@ -9,8 +9,8 @@ Peers that are not installed are said so: pip install -c constraints.txt dataset
 
 Every figure is the median of some rounds, in which the contestants take turns; the spread is the least and the most.
 What runs in one process is measured in processor time, which others on the machine do not change. Loaders run in a
-process of their own each, with two workers, and are measured by the clock; beside it stands the processor time that
-each batch costs the main process, for training has to spare it.
+process of their own each, with two workers, and are measured by the clock; beside it stands the processor time of a
+batch, in all processes together, and in the main process alone, from which training has to spare it.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from lightning_dga.weights import as_weights
 KS = (10, 1_000, 262_144)
 PERIOD = 100
 SAMPLINGS = ("multinomial", "quota")
+MEASURES = {"loader": "samples/s", "cpu": "µs/batch", "main": "µs/batch", "start": "s", "memory": "MiB"}
 Row = dict[str, Any]
 
 
@@ -173,7 +174,7 @@ def staleness_cost(quick: bool) -> Iterator[Row]:
 
 def loader(quick: bool) -> Iterator[Row]:
     """Batches from samples to the training loop: samples per second, seconds to the first batch, memory."""
-    seconds, rounds = (0.3, 1) if quick else (2.0, 3)
+    seconds, rounds = (0.3, 1) if quick else (3.0, 2)
     for k in KS[:1] if quick else KS:
         found: dict[str, list[dict[str, float]]] = {}
         reasons: dict[str, str] = {}
@@ -187,7 +188,7 @@ def loader(quick: bool) -> Iterator[Row]:
                         found.setdefault(peer.name, []).append(cell)
         for peer in PEERS:
             settings = {"peer": peer.name, "k": k, "workers": 2, "batch": BATCH}
-            for measure, unit in {"loader": "samples/s", "main": "µs/batch", "start": "s", "memory": "MiB"}.items():
+            for measure, unit in MEASURES.items():
                 if peer.name in reasons:
                     yield missing(measure, settings, reasons[peer.name])
                 else:
@@ -248,11 +249,15 @@ def loader_cell(name: str, k: int, seconds: float) -> dict[str, float]:
     start = time.perf_counter() - started
     for _ in range(20):
         next(iterator)
-    rate, spent = per_second(iterator, seconds), time.process_time()
-    for _ in range(300):
+    main, cpu = time.process_time(), processor_seconds()
+    batches, started = 0, time.perf_counter()
+    while batches < 200 or time.perf_counter() - started < seconds:
         next(iterator)
-    main = 1e6 * (time.process_time() - spent) / 300
-    return {"loader": BATCH * rate, "main": main, "start": start, "memory": memory() - before}
+        batches += 1
+    rate = BATCH * batches / (time.perf_counter() - started)
+    main, cpu = time.process_time() - main, processor_seconds() - cpu
+    costs = {"main": 1e6 * main / batches, "cpu": 1e6 * cpu / batches}
+    return {"loader": rate, **costs, "start": start, "memory": memory() - before}
 
 
 def in_a_process(peer: Peer, k: int, seconds: float) -> dict[str, float] | str:
@@ -333,6 +338,12 @@ def memory() -> float:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         total += next(int(row.split()[1]) for row in rollup.read_text().splitlines() if row.startswith("Pss:"))
     return total / 1024
+
+
+def processor_seconds() -> float:
+    """Processor time of this process and its workers, all threads."""
+    tasks = [task for process in processes() for task in (process / "task").iterdir()]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 def files() -> int:

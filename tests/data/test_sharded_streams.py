@@ -169,7 +169,7 @@ def test_a_checkpoint_of_a_stream_with_more_shards_is_refused():
 
 def test_a_shard_that_is_empty_names_the_way_out():
     (module,) = processes(lambda domain, size: Counted(domain, size if domain == 1 else 5), 1, 0)
-    with pytest.raises(DataError, match="'b' is an iterable .* one of its 8 shards; lower `stream_shards`"):
+    with pytest.raises(DataError, match=r"'b' is an iterable .* one of its 8 shards; lower `stream_shards`"):
         run([module], 0, 20)
 
 
