@@ -38,7 +38,7 @@ from lightning_dga.weights import as_weights
 KS = (10, 1_000, 262_144)
 PERIOD = 100
 SAMPLINGS = ("multinomial", "quota")
-MEASURES = {"loader": "samples/s", "cpu": "µs/batch", "main": "µs/batch", "start": "s", "memory": "MiB"}
+MEASURES = {"loader": "samples/s", "cpu": "µs/batch", "main": "µs/batch", "start": "s", "resident": "MiB"}
 Row = dict[str, Any]
 
 
@@ -257,7 +257,7 @@ def loader_cell(name: str, k: int, seconds: float) -> dict[str, float]:
     rate = BATCH * batches / (time.perf_counter() - started)
     main, cpu = time.process_time() - main, processor_seconds() - cpu
     costs = {"main": 1e6 * main / batches, "cpu": 1e6 * cpu / batches}
-    return {"loader": rate, **costs, "start": start, "memory": memory() - before}
+    return {"loader": rate, **costs, "start": start, "resident": memory() - before}
 
 
 def in_a_process(peer: Peer, k: int, seconds: float) -> dict[str, float] | str:
