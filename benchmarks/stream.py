@@ -16,11 +16,11 @@ batch, in all processes together, and in the main process alone, from which trai
 import argparse
 import gc
 import json
+import multiprocessing
 import os
 import resource
+import signal
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,6 +37,7 @@ from lightning_dga.weights import as_weights
 
 KS = (10, 1_000, 262_144)
 PERIOD = 100
+MOST_WAITED = 240.0
 SAMPLINGS = ("multinomial", "quota")
 MEASURES = {"loader": "samples/s", "cpu": "µs/batch", "main": "µs/batch", "start": "s", "resident": "MiB"}
 Row = dict[str, Any]
@@ -46,9 +47,6 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    if options.cell:
-        print(json.dumps(loader_cell(*json.loads(options.cell))))
-        return
     rows = kept(options.json, options.parts) if options.json else []
     for part in options.parts:
         for row in PARTS[part](options.quick):
@@ -72,7 +70,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="few rounds, little work")
     parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)  # a loader in a process of its own
     return parser.parse_args()
 
 
@@ -153,7 +150,7 @@ def mixture(quick: bool) -> Iterator[Row]:
 
 def staleness_cost(quick: bool) -> Iterator[Row]:
     """Throughput lost by recalling queued work at every update, with nothing but the loader running: the worst case."""
-    rounds, periods = (2, 2) if quick else (15, 3)
+    rounds, periods = (2, 2) if quick else (11, 2)
     for k in KS[:2] if quick else KS:
         recalling = periods_of(our_module(k, max_staleness=0))
         # more batches than are queued or composed ahead, so that nothing is recalled
@@ -174,7 +171,7 @@ def staleness_cost(quick: bool) -> Iterator[Row]:
 
 def loader(quick: bool) -> Iterator[Row]:
     """Batches from samples to the training loop: samples per second, seconds to the first batch, memory."""
-    seconds, rounds = (0.3, 1) if quick else (3.0, 2)
+    seconds, rounds = (0.3, 1) if quick else (2.0, 3)
     for k in KS[:1] if quick else KS:
         found: dict[str, list[dict[str, float]]] = {}
         reasons: dict[str, str] = {}
@@ -240,9 +237,8 @@ def grown(what: str, step: Callable[[int], None], batches: int, k: int, workers:
     yield {**figure("file_growth", settings, [files_last - files_first], "open files"), "first": files_first}
 
 
-def loader_cell(name: str, k: int, seconds: float) -> dict[str, float]:
+def loader_cell(peer: Peer, k: int, seconds: float) -> dict[str, float]:
     """One loader, alone in this process."""
-    peer = next(peer for peer in PEERS if peer.name == name)
     before, started = memory(), time.perf_counter()
     iterator = peer.loader(weights_of(k))
     next(iterator)
@@ -251,7 +247,7 @@ def loader_cell(name: str, k: int, seconds: float) -> dict[str, float]:
         next(iterator)
     main, cpu = time.process_time(), processor_seconds()
     batches, started = 0, time.perf_counter()
-    while batches < 200 or time.perf_counter() - started < seconds:
+    while batches < 50 or time.perf_counter() - started < seconds:
         next(iterator)
         batches += 1
     rate = BATCH * batches / (time.perf_counter() - started)
@@ -261,17 +257,28 @@ def loader_cell(name: str, k: int, seconds: float) -> dict[str, float]:
 
 
 def in_a_process(peer: Peer, k: int, seconds: float) -> dict[str, float] | str:
+    """What one loader measured in a process of its own, or why it did not."""
     if not peer.installed:
         return "not installed"
-    call = [sys.executable, __file__, "--cell", json.dumps([peer.name, k, seconds])]
+    forking = multiprocessing.get_context("fork")  # with all libraries imported already
+    receiving, sending = forking.Pipe(duplex=False)
+    process = forking.Process(target=_send, args=(sending, peer, k, seconds))
+    process.start()
+    found = receiving.recv() if receiving.poll(MOST_WAITED) else f"no figures within {MOST_WAITED / 60:.0f} minutes"
+    for child in processes_of(process.pid)[1:] if process.is_alive() else []:
+        os.kill(int(child.name), signal.SIGKILL)
+    process.kill()
+    process.join()
+    return found
+
+
+def _send(sending: Any, peer: Peer, k: int, seconds: float) -> None:
     try:
-        done = subprocess.run(call, capture_output=True, text=True, timeout=240)
-    except subprocess.TimeoutExpired:
-        return "no batch within 4 minutes"
-    if done.returncode:
-        return done.stderr.strip().splitlines()[-1].removeprefix("stream_peers.TooSlow: ")[:200]
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+        sending.send(loader_cell(peer, k, seconds))
+    except TooSlow as error:
+        sending.send(str(error))
+    except Exception as error:
+        sending.send(f"{type(error).__name__}: {error}"[:200])
 
 
 def attempt(peer: Peer, make: Callable[[], Iterator[Any]]) -> Iterator[Any] | str:
@@ -324,9 +331,12 @@ def periods_of(module: Any) -> Iterator[None]:
 
 def processes() -> list[Path]:
     """This process and those that it started, as the system shows them."""
-    own = os.getpid()
-    children = Path(f"/proc/{own}/task/{own}/children")
-    return [Path(f"/proc/{pid}") for pid in [str(own), *(children.read_text().split() if children.exists() else [])]]
+    return processes_of(os.getpid())
+
+
+def processes_of(pid: int) -> list[Path]:
+    children = [task / "children" for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [Path(f"/proc/{one}") for one in [pid, *(child for file in children for child in file.read_text().split())]]
 
 
 def memory() -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler, default_collate
 
 from lightning_dga import MixtureDataModule
 from lightning_dga.data import Composition
@@ -132,9 +132,13 @@ def _hub_rows(domains: list[int]) -> Iterator[dict[str, Any]]:
 def hub_loader(weights: np.ndarray) -> Iterator[Any]:
     import datasets
 
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("int64"), LENGTH)})
+
     def one(domain: int) -> Any:
         # a part for each worker, without which one of them would have nothing to do
-        return datasets.IterableDataset.from_generator(_hub_rows, gen_kwargs={"domains": [domain] * WORKERS})
+        return datasets.IterableDataset.from_generator(
+            _hub_rows, features=features, gen_kwargs={"domains": [domain] * WORKERS}
+        )
 
     mixed = datasets.interleave_datasets(
         objects(one, len(weights)), probabilities=weights.tolist(), seed=0, stopping_strategy="all_exhausted"
@@ -160,7 +164,8 @@ def torchdata_composition(weights: np.ndarray) -> Iterator[Any]:
 
 
 def _collated(domains: list[int]) -> torch.Tensor:
-    return torch.stack([torch.full((LENGTH,), domain) for domain in domains])
+    rows = Rows(k=2**62)
+    return default_collate([rows[2 * domain] for domain in domains])
 
 
 def torchdata_loader(weights: np.ndarray) -> Iterator[Any]:
