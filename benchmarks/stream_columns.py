@@ -62,7 +62,7 @@ COLUMNS: dict[str, dict[str, str | Callable[[Row], str]]] = {
     "main": beside_peers("µs of processor time of a batch, main process"),
     "start": beside_peers("s to the first batch"),
     "resident": beside_peers("MiB of memory, workers included"),
-    "ability": {"": "peer", "what": "ability", "can": "value"},
+    "ability": {"": "peer", "by its documentation and source": "ability", "can": "value"},
     "memory_growth": {
         "what": "what",
         "batches": lambda row: f"{row['batches']:,}",

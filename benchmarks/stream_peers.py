@@ -252,7 +252,12 @@ PEERS = [
         abilities=dict(
             zip(
                 ABILITIES,
-                ("no: probabilities are fixed", "yes, but for its shuffle buffer", "no: state of each worker", "no"),
+                (
+                    "no: probabilities are fixed",
+                    "yes, but for its shuffle buffer",
+                    "no: state of each worker",
+                    "no: may wait for ever",
+                ),
                 strict=True,
             )
         ),
