@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import stream_columns
+
 HERE = Path(__file__).parent
 Row = dict[str, Any]
 
@@ -50,6 +52,7 @@ COLUMNS = {
         "passes over the most repeated domain": lambda row: f"{row['epochs_of_top_domain']:.1f}",
     },
 }
+COLUMNS |= stream_columns.COLUMNS
 
 
 def main() -> None:

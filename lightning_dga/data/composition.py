@@ -114,17 +114,21 @@ class Composition:
 
     def draw(self, size: int) -> Draw:
         """Draws the next ``size`` samples of the stream. Costs O(size log k)."""
+        return self.draw_several(size, 1)[0]
+
+    def draw_several(self, size: int, number: int) -> list[Draw]:
+        """Draws the next samples in ``number`` draws of ``size`` each, in less time than one by one."""
         start = self._drawn
-        domains = self._domains(start, size)
-        order = np.argsort(domains, kind="stable")
-        ordered = domains[order]
-        first = np.searchsorted(ordered, ordered, side="left")
-        positions = np.empty(size, dtype=np.int64)
-        positions[order] = self._counts[ordered] + np.arange(size) - first
-        draw = Draw(start, self._segments[self._segment_index(start)].version, domains, positions)
-        self._pending.append(draw)
-        np.add.at(self._counts, domains, 1)
-        return draw
+        domains, positions = self._compose(start, size * number)
+        draws = []
+        for begin in range(0, size * number, size):
+            part = slice(begin, begin + size)
+            version = self._segments[self._segment_index(start + begin)].version
+            draws.append(Draw(start + begin, version, domains[part], positions[part]))
+        for draw in draws:
+            self._pending.append(draw)
+            np.add.at(self._counts, draw.domains, 1)
+        return draws
 
     def is_pending(self, draw: Draw) -> bool:
         """Whether a draw waits to be handed over; one that was recalled does not."""
@@ -203,6 +207,16 @@ class Composition:
     def _drawn(self) -> int:
         """Index of the next sample to draw."""
         return self._pending[-1].stop if self._pending else self.position
+
+    def _compose(self, start: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Domain and position of the next samples."""
+        domains = self._domains(start, size)
+        order = np.argsort(domains, kind="stable")
+        ordered = domains[order]
+        first = np.searchsorted(ordered, ordered, side="left")
+        positions = np.empty(size, dtype=np.int64)
+        positions[order] = self._counts[ordered] + np.arange(size) - first
+        return domains, positions
 
     def _domains(self, start: int, size: int) -> NDArray[np.int64]:
         parts: list[NDArray[np.int64]] = []

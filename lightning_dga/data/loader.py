@@ -4,6 +4,7 @@ The composition stays in the main process; a worker gets (domain, index) pairs a
 weights made stale is dropped when it arrives, and workers skip it where they have not read it yet.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -21,6 +22,8 @@ from lightning_dga.data.sources import ShuffledOrder, Sources
 # a run of recalled tickets is shared with the workers as one integer, first * _MOST_IN_FLIGHT + count, written
 # atomically
 _MOST_IN_FLIGHT = 1 << 20
+# small batches are composed together, up to so many samples and batches, which takes less time than one by one
+_COMPOSED_SAMPLES, _COMPOSED_BATCHES = 4096, 8
 # batches between two exchanges of the streams' states among processes
 _EXCHANGE_EVERY = 64
 
@@ -117,6 +120,7 @@ class MixtureLoader:
         self._threads = workers.get("num_workers", 0)
         self._streams = self._open_streams(stream_state)
         self._recalled = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._composed: deque[tuple[Draw, NDArray[np.int64]]] = deque()
         self._tickets = 0
         self._in_flight: dict[int, Draw] = {}
         self._loader = DataLoader(
@@ -158,6 +162,7 @@ class MixtureLoader:
         """Stops the workers; what they had read ahead is read again when the loader is used next."""
         self._batches = None
         self._in_flight.clear()
+        self._composed.clear()
         self._composition.recall_pending()
         self._streams.close()
 
@@ -178,7 +183,14 @@ class MixtureLoader:
         if self._batches is None:
             self._batches = iter(self._loader)
         while True:
-            ticket, batch = next(self._batches)
+            try:
+                ticket, batch = next(self._batches)
+            except (ConnectionError, EOFError, FileNotFoundError) as error:
+                if "Caught" in str(error):
+                    # by torch in a worker, which lives: it is the user's own error
+                    raise
+                # what torch does not tell: the batch was ready, and its worker gone before it was handed over
+                raise RuntimeError("A worker process of the training loader exited unexpectedly.") from error
             draw = self._in_flight.pop(ticket)
             if self._composition.is_pending(draw):
                 break
@@ -192,16 +204,29 @@ class MixtureLoader:
         return batch
 
     def _next_work(self) -> _Work:
-        draw = self._composition.draw(self.batch_size * self._world_size)
+        while self._composed and not self._composition.is_pending(self._composed[0][0]):
+            self._composed.popleft()
+        if not self._composed:
+            self._compose()
+        draw, indices = self._composed.popleft()
         own = self._own()
-        domains, positions = draw.domains[own], draw.positions[own]
         streamed: dict[int, Any] = {}
         if self._streams:
             streamed = self._streams.samples(draw, own, self._composition.is_pending)
         ticket = self._tickets
         self._tickets += 1
         self._in_flight[ticket] = draw
-        return _Work(ticket, domains, self._order.indices(domains, positions), streamed)
+        return _Work(ticket, draw.domains[own], indices, streamed)
+
+    def _compose(self) -> None:
+        batch = self.batch_size * self._world_size
+        number = min(max(_COMPOSED_SAMPLES // batch, 1), _COMPOSED_BATCHES)
+        draws = self._composition.draw_several(batch, number)
+        own = self._own()
+        domains = np.concatenate([draw.domains[own] for draw in draws])
+        positions = np.concatenate([draw.positions[own] for draw in draws])
+        indices = self._order.indices(domains, positions)
+        self._composed.extend(zip(draws, np.split(indices, len(draws)), strict=True))
 
     def _open_streams(self, state: dict[str, Any] | None) -> ShardedStreams:
         batch = self.batch_size * self._world_size

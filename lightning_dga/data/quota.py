@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from lightning_dga.data.permutation import keys
 from lightning_dga.data.segment import Segment
 
-_SHORTEST, _LONGEST = 256, 65_536
+_SHORTEST, _LONGEST = 256, 16_384
+# a first plan is that long that the pass over all domains does not outweigh the slots it gives
+_DOMAINS_PER_SLOT = 16
 
 
 class Quota:
@@ -64,13 +66,12 @@ class Quota:
 
     def _make_plan(self, segment: Segment, start: int, size: int, counts: NDArray[np.int64]) -> None:
         assert segment.ideal is not None
-        length = 2 * len(self._plan) if segment is self._segment else _SHORTEST
+        length = 2 * len(self._plan) if segment is self._segment else max(_SHORTEST, len(counts) // _DOMAINS_PER_SLOT)
         length = max(min(length, _LONGEST), size)
         if self._ties is None:
             self._ties = keys(self._seed, np.arange(len(counts)))
         slot = start - segment.start
-        windows = _windows(segment.weights, segment.ideal, counts, slot, length)
-        windows = _soonest(windows, self._ties, slot, length)
+        windows = _windows(segment.weights, segment.ideal, counts, self._ties, slot, length)
         order = np.lexsort((self._ties[windows.domains], windows.last))
         self._plan = windows.domains[order][_earliest_deadline_first(windows.first[order], slot, length)]
         self._segment, self._start = segment, start
@@ -84,24 +85,24 @@ class _Windows:
     first: NDArray[np.float64]
     last: NDArray[np.float64]
 
-    def of(self, kept: NDArray[np.int64]) -> "_Windows":
-        return _Windows(self.domains[kept], self.first[kept], self.last[kept])
-
 
 def _windows(
-    weights: NDArray[np.float64], ideal: NDArray[np.float64], counts: NDArray[np.int64], slot: int, size: int
+    weights: NDArray[np.float64],
+    ideal: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    ties: NDArray[np.uint64],
+    slot: int,
+    size: int,
 ) -> _Windows:
-    """All windows that open before slot ``slot + size``, at least ``size`` of them, domain after domain."""
-    lead = counts - ideal
+    """The windows that may have their turn in slots ``slot`` to ``slot + size``, at least ``size`` of them."""
     end = slot + size
     while True:
-        many = np.where(weights > 0, np.ceil(end * weights - lead), 0).clip(0, size).astype(np.int64)
+        chosen = _contenders(weights, counts - ideal, ties, slot, size, end)
+        many = np.ceil(end * weights[chosen] - (counts[chosen] - ideal[chosen])).clip(0, size).astype(np.int64)
         # where a debt was not carried over, slots are left for which no window is open yet
         if many.sum() >= size:
             break
         end += size
-    chosen = np.flatnonzero(many)
-    many = many[chosen]
     domains = np.repeat(chosen, many)
     number = np.arange(len(domains)) - np.repeat(np.cumsum(many) - many, many)
     # integers first: the sum must not depend on how many of the samples were drawn before
@@ -111,17 +112,27 @@ def _windows(
         return _Windows(domains, first, np.ceil((due + 1) / weights[domains]) - 1)
 
 
-def _soonest(windows: _Windows, ties: NDArray[np.uint64], slot: int, size: int) -> _Windows:
-    """Leaves out open windows that cannot have their turn within ``size`` slots, as nearly all where k is large."""
-    open_now = np.flatnonzero(windows.first <= slot)
-    if len(open_now) <= 2 * size:
-        return windows
-    last = windows.last[open_now]
+def _contenders(
+    weights: NDArray[np.float64], lead: NDArray[np.float64], ties: NDArray[np.uint64], slot: int, size: int, end: int
+) -> NDArray[np.int64]:
+    """Domains with a window that opens before ``end``, without those that cannot have their turn: most, if k is large.
+
+    Of the windows that are open at ``slot``, only the ``size`` that end first can.
+    """
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        first = np.floor(lead / weights)
+    first[weights == 0] = np.inf
+    is_open = first <= slot
+    if np.count_nonzero(is_open) <= 2 * size:
+        return np.flatnonzero(first < end)
+    open_now = np.flatnonzero(is_open)
+    with np.errstate(over="ignore"):
+        last = np.ceil((lead[open_now] + 1) / weights[open_now]) - 1
     bound = np.partition(last, size - 1)[size - 1]
     sooner, tied = open_now[last < bound], open_now[last == bound]
     wanted = size - len(sooner)
-    tied = tied[np.argpartition(ties[windows.domains[tied]], wanted - 1)[:wanted]]
-    return windows.of(np.concatenate([sooner, tied, np.flatnonzero(windows.first > slot)]))
+    tied = tied[np.argpartition(ties[tied], wanted - 1)[:wanted]]
+    return np.sort(np.concatenate([sooner, tied, np.flatnonzero(~is_open & (first < end))]))
 
 
 def _earliest_deadline_first(first: NDArray[np.float64], slot: int, size: int) -> NDArray[np.int64]:
@@ -129,12 +140,21 @@ def _earliest_deadline_first(first: NDArray[np.float64], slot: int, size: int) -
     order = np.argsort(first, kind="stable")
     opens, waiting = first[order].tolist(), order.tolist()
     begin = int(np.searchsorted(opens, slot, side="right"))
-    # a sorted list is a heap
+    # those that are open from the start stay a sorted list, so that only what opens on the way goes through a heap
     ready = sorted(waiting[:begin])
-    taken = []
+    fresh: list[int] = []
+    taken: list[int] = []
+    next_ready = 0
     for now in range(slot, slot + size):
-        while begin < len(opens) and (opens[begin] <= now or not ready):
-            heappush(ready, waiting[begin])
+        while begin < len(opens) and opens[begin] <= now:
+            heappush(fresh, waiting[begin])
             begin += 1
-        taken.append(heappop(ready))
+        if fresh and (next_ready == len(ready) or fresh[0] < ready[next_ready]):
+            taken.append(heappop(fresh))
+        elif next_ready < len(ready):
+            taken.append(ready[next_ready])
+            next_ready += 1
+        else:
+            taken.append(waiting[begin])
+            begin += 1
     return np.array(taken, dtype=np.int64)

@@ -77,7 +77,7 @@ class DatasetPerDomain:
             return None
         dataset: Any = self._datasets[domain]
         part = dataset.shard(num_shards=num_shards, index=shard) if num_shards > 1 else dataset
-        return StreamReader(part, self.names[domain], state)
+        return StreamReader(part, self.names[domain], state, num_shards)
 
     def shards(self, domain: int) -> int:
         """See :class:`Sources`."""
@@ -117,7 +117,7 @@ class LabelledDataset:
 
     def read(self, domain: int, index: int) -> Any:
         """See :class:`Sources`; an error names the domain."""
-        return _read(self._dataset, int(self._order[self._first[domain] + index]), self.names[domain])
+        return _read(self._dataset, self._order.item(self._first.item(domain) + index), self.names[domain])
 
     def stream(
         self, domain: int, shard: int = 0, num_shards: int = 1, state: dict[str, Any] | None = None

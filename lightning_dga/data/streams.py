@@ -22,13 +22,15 @@ class StreamReader:
         dataset: Any iterable that can be iterated again. Where it has ``set_epoch``, that is called for each pass.
         domain: Its name, for errors.
         state: What :meth:`state_dict` gave in an earlier run.
+        num_shards: Of how many shards of the domain this is one.
 
     Raises:
         DataError: If it is its own iterator, a pass over it gives nothing, or it fails; every later :meth:`get` that
             needs to read on then fails alike.
     """
 
-    def __init__(self, dataset: Any, domain: str, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, dataset: Any, domain: str, state: dict[str, Any] | None = None, num_shards: int = 1) -> None:
+        self._num_shards = num_shards
         self._resumes = _resumes_exactly(dataset)
         # it will hold the state of this reader's pass, and nobody else's
         self._dataset: Iterable[Any] = deepcopy(dataset) if self._resumes else dataset
@@ -94,7 +96,8 @@ class StreamReader:
             except Exception as error:
                 what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
                 raise DataError(f"Domain {self._domain!r}, sample {self._read}: {what}") from error
-        raise DataError(f"Domain {self._domain!r} is an iterable that gives no samples.")
+        few = f", at least one of its {self._num_shards} shards; lower `stream_shards`" if self._num_shards > 1 else ""
+        raise DataError(f"Domain {self._domain!r} is an iterable that gives no samples{few}.")
 
     def _start(self, state: Any = None) -> Iterator[Any]:
         set_epoch = getattr(self._dataset, "set_epoch", None)

@@ -167,6 +167,12 @@ def test_a_checkpoint_of_a_stream_with_more_shards_is_refused():
         fewer.train_dataloader()
 
 
+def test_a_shard_that_is_empty_names_the_way_out():
+    (module,) = processes(lambda domain, size: Counted(domain, size if domain == 1 else 5), 1, 0)
+    with pytest.raises(DataError, match=r"'b' is an iterable .* one of its 8 shards; lower `stream_shards`"):
+        run([module], 0, 20)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_that_fails_names_its_domain_and_stays_failed(workers):
     class Failing(IterableDataset):
