@@ -50,6 +50,18 @@ COLUMNS = {
         "passes over the most repeated domain": lambda row: f"{row['epochs_of_top_domain']:.1f}",
     },
 }
+# in units of the gradient: the tensors that collectives take, and what each process sent over the network
+COLUMNS |= {
+    measure: {
+        "strategy": "strategy",
+        "ranks": "ranks",
+        "k": "k",
+        "estimator": "estimator",
+        f"{what} per update, P": lambda row: f"{row['value']:.3f}",
+        "planned, P": lambda row: f"{row['planned']:.3f}",
+    }
+    for measure, what in {"bytes": "moved", "wire": "sent by a process"}.items()
+}
 
 
 def main() -> None:
