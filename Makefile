@@ -11,7 +11,7 @@ help:
 	@echo "make demo          train with a uniform mixture and with DGA on real text, and compare (about 3 minutes)"
 	@echo "make test          lint, types and the fast tests (about 2 minutes)"
 	@echo "make test-slow     tests that train for minutes"
-	@echo "make test-cluster  tests that start several processes as a cluster would"
+	@echo "make test-cluster  DDP, FSDP2, two machines, SLURM, preemption, a fresh installation (about 8 minutes)"
 	@echo "make notebooks     execute the notebooks from a clean kernel"
 
 $(READY): pyproject.toml constraints.txt
@@ -31,7 +31,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 test-cluster: $(READY)
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m cluster -rs
 
 lint: $(READY)
 	$(BIN)/ruff check .

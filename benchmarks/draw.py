@@ -53,6 +53,18 @@ COLUMNS = {
     },
 }
 COLUMNS |= stream_columns.COLUMNS
+# in units of the gradient: the tensors that collectives take, and what each process sent over the network
+COLUMNS |= {
+    measure: {
+        "strategy": "strategy",
+        "ranks": "ranks",
+        "k": "k",
+        "estimator": "estimator",
+        f"{what} per update, P": lambda row: f"{row['value']:.3f}",
+        "planned, P": lambda row: f"{row['planned']:.3f}",
+    }
+    for measure, what in {"bytes": "moved", "wire": "sent by a process"}.items()
+}
 
 
 def main() -> None:

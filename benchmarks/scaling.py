@@ -29,8 +29,9 @@ SIZE = Size(128, 4, 1024, 32)
 PROBES, TARGET, LOCAL = 2, 8, 4
 QUICK = [("ddp", 2, 16, "backward"), ("fsdp2", 2, 16, "finite_difference")]
 FULL = [
-    *(("ddp", ranks, k, "backward") for ranks in (2, 4) for k in (4, 64, 512)),
-    *(("ddp", ranks, 64, name) for ranks in (2, 4) for name in ("in_step", "batched", "finite_difference")),
+    *(("ddp", 2, k, "backward") for k in (4, 64, 512)),
+    *(("ddp", 4, k, "backward") for k in (4, 64, 256)),
+    *(("ddp", ranks, 16, name) for ranks in (2, 4) for name in ("in_step", "batched", "finite_difference")),
     *(("fsdp2", ranks, 16, name) for ranks in (2, 4) for name in ("backward", "batched", "finite_difference")),
 ]
 
@@ -98,7 +99,7 @@ def one(rank: int, ranks: int, folder: str, strategy: str, domains: int, estimat
     )
     how = {"ddp": "ddp", "fsdp2": ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)}[strategy]
     trainer = L.Trainer(
-        accelerator="cpu", devices=ranks, strategy=how, callbacks=[callback, counter], max_steps=6, max_epochs=-1,
+        accelerator="cpu", devices=ranks, strategy=how, callbacks=[callback, counter], max_steps=4, max_epochs=-1,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     model = SIZE.model()
@@ -111,12 +112,12 @@ def one(rank: int, ranks: int, folder: str, strategy: str, domains: int, estimat
 
 
 def measure(strategy: str, ranks: int, domains: int, estimator: str) -> list[dict[str, Any]]:
-    """Rows of one configuration: what the third update moved, the first that has nothing to settle any more."""
+    """Rows of one configuration: what the second update moved; the first also settles how to measure."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = (ranks, folder, strategy, domains, estimator)
         torch.multiprocessing.start_processes(one, arguments, ranks, start_method="fork")
         result = torch.load(f"{folder}/result")
-    # two steps from the end of the second update to that of the third
+    # the two steps from one update to the next
     last = result["counted"][-4:]
     moved = sum(bytes_ for _, bytes_, _ in last)
     job = Job(

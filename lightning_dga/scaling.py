@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 
 _FLOAT32, _FLOAT64, _INT64 = 4, 8, 8
+# estimators whose passes over shards are of each process's own samples
+_SHARED = ("batched", "finite_difference")
 # of one sample in one direction: two operations for each parameter and token
 _FORWARD = 2
 
@@ -62,13 +64,12 @@ class Job:
         # a backward pass gathers the parameters twice and scatters gradients once; a forward pass gathers them once
         both, forward = 3 * _FLOAT32 * self.parameters, _FLOAT32 * self.parameters
         moved = both * _passes(self.target_batch_size, self.local_batch_size)
-        if self.estimator == "finite_difference":
+        if self.estimator in _SHARED:
+            # two forward passes, or one and one backward that makes no gradients of parameters
             share = -(-self.probes // self.processes)
             moved += forward * 2 * _passes(share, self.local_batch_size)
-        elif self.estimator == "backward":
-            moved += both * self.domains * _passes(self.probe_batch_size, self.local_batch_size)
         else:
-            moved += both * _passes(self.probes, self.local_batch_size)
+            moved += both * self.domains * _passes(self.probe_batch_size, self.local_batch_size)
         return moved + self.bookkeeping_bytes
 
     @property
@@ -87,7 +88,7 @@ class Job:
         if not self.sharded:
             return (self.probes * cost + self.target_batch_size) / self.processes
         # processes take sharded backward passes in lockstep, all of them on the same samples
-        spread = self.processes if self.estimator == "finite_difference" else 1
+        spread = self.processes if self.estimator in _SHARED else 1
         return self.probes * cost / spread + self.target_batch_size
 
     @property

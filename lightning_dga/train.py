@@ -22,6 +22,7 @@ from hydra_plugins.lightning_dga_searchpath import config_dir
 from lightning_dga._lightning import MisconfigurationException, rank_zero_info, seed_everything
 from lightning_dga.data.errors import DataError
 from lightning_dga.distributed import leave_together
+from lightning_dga.planning import plan
 from lightning_dga.preemption import Preempted, Preemption, newest_checkpoint, was_requeued
 from lightning_dga.recorder import RunRecorder
 from lightning_dga.report.run_folder import CHECKPOINTS, CONFIG, LOGS, METRICS, WEIGHTS, RunFolderError
@@ -60,13 +61,16 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         folder: The run folder.
 
     Returns:
-        What it wrote to ``metrics.json``.
+        What it wrote to ``metrics.json``; nothing where it was only planned.
 
     Raises:
         RunFolderError: If the folder holds a run, and the config neither resumes nor overwrites it.
     """
     if missing := OmegaConf.missing_keys(config):
         raise MissingMandatoryValue(f"The config needs a value for {', '.join(sorted(missing))}.")
+    if config.plan:
+        print(plan(config))
+        return {}
     # a job that was queued again is the same run
     checkpoint = _prepare_folder(folder, resume=config.resume or was_requeued(), overwrite=config.overwrite)
     callbacks = [instantiate(one) for one in config.callbacks.values() if one is not None]

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from lightning_dga import DynamicGradientAlignment
 from tests.toys import Plain, mixture, trainer
 
+pytestmark = pytest.mark.cluster
 RANKS = 3
 
 
