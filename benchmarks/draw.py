@@ -51,6 +51,24 @@ COLUMNS = {
         "share of time aligning": lambda row: f"{row['aligning']:.0%}",
         "passes over the most repeated domain": lambda row: f"{row['epochs_of_top_domain']:.1f}",
     },
+    "domains": {
+        "stage": "stage",
+        "library": "library",
+        "documents": lambda row: f"{row['documents']:,}",
+        "clusters made": lambda row: f"{row['made']:,}" if "made" in row else "-",
+        "with one document": lambda row: f"{row['singletons']:,}" if "singletons" in row else "-",
+        "documents in the largest": lambda row: f"{row['largest']:,}" if "largest" in row else "-",
+        "wall time, s": lambda row: f"{row['value']:.0f}",
+        "processor time, s": lambda row: f"{row['cpu']:.0f}",
+        "peak memory, GB": lambda row: f"{row['memory'] / 1e9:.2f}",
+    },
+    "killed": {
+        "stage": "stage",
+        "library": "library",
+        "kills": "kills",
+        "processor time, in that of an undisturbed run": lambda row: f"{row['value']:.2f}",
+        "same bits": lambda row: f"{'yes' if row['identical'] else 'no'}: {', '.join(row['compared'])}",
+    },
 }
 COLUMNS |= stream_columns.COLUMNS
 # in units of the gradient: the tensors that collectives take, and what each process sent over the network

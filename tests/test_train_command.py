@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
@@ -111,6 +112,18 @@ def test_a_histogram_from_the_command_line_drives_importance_sampling(tmp_path, 
     metrics = json.loads((tmp_path / "runs/weather/importance_seed0/metrics.json").read_text())
     assert metrics["tokens"] == {"sea": 0, "sky": 6 * 8 * 16, "soil": 0}
     assert metrics["align_seconds"] == 0
+
+
+def test_clusters_by_a_histogram_in_a_file(tmp_path, corpora):
+    np.save(tmp_path / "histogram.npy", np.array([0, 3, 0, 1, 0]))
+    where = [f"data.root={corpora}", "data.target=weather", f"data.labels={corpora}/labels.npy", "name=clusters"]
+    quick = [setting for setting in QUICK if "every_n_steps" not in setting]
+    rule = ["callbacks=importance", "callbacks.dga.rule.histogram=histogram.npy", "data.target_documents=3"]
+    done = dga_train(tmp_path, "data=clusters", *where, *quick, *rule)
+    assert done.returncode == 0, done.stderr[-2000:]
+    tokens = json.loads((tmp_path / "runs/clusters/importance_seed0/metrics.json").read_text())["tokens"]
+    assert tokens["1"] > tokens["3"] > 0 == tokens["0"] == tokens["2"] == tokens["4"]
+    assert sum(tokens.values()) == 6 * 8 * 16
 
 
 MISTAKES = {

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -38,3 +39,28 @@ def test_the_users_tensor_is_not_changed_or_shared():
     weights = as_weights(given, ("a", "b"))
     weights[0] = 9
     assert given.tolist() == [1.0, 3.0]
+
+
+def test_files_of_weights(tmp_path):
+    np.save(tmp_path / "weights.npy", np.array([1, 3]))
+    (tmp_path / "weights.json").write_text('{"b": 3, "a": 1}')
+    for file in (tmp_path / "weights.npy", str(tmp_path / "weights.json")):
+        assert as_weights(file, ("a", "b")).tolist() == [0.25, 0.75]
+
+
+def test_files_that_hold_none_are_named(tmp_path):
+    (tmp_path / "list.json").write_text("[1, 3]")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "broken.npy").write_text("{")
+    np.save(tmp_path / "long.npy", np.ones(3))
+    for name, message in {
+        "list.json": "`weights`: .*list.json holds a JSON list",
+        "broken.json": "broken.json cannot be read",
+        "broken.npy": "broken.npy cannot be read",
+        "long.npy": "one number for each of the 2 domains",
+        "weights.csv": "give numbers, a mapping, or a .json or .npy file",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            as_weights(str(tmp_path / name), ("a", "b"))
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.npy"):
+        as_weights(tmp_path / "none.npy", ("a", "b"))

@@ -1,7 +1,6 @@
 """Arrays kept in a file that several processes may write and read at once."""
 
 import logging
-import uuid
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -10,20 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_dga.atomic import atomic_write
+
 _logger = logging.getLogger(__name__)
 
 
 def save_arrays(file: Path, arrays: Mapping[str, NDArray]) -> None:
     """Writes arrays to a file that appears complete or not at all, also where processes race; makes its folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # a random name, for processes on several machines may share one number
-    temporary = file.with_name(f"{file.stem}-{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(file) as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
 
 
 def load_arrays(file: Path) -> dict[str, NDArray] | None:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from lightning_dga.data.errors import DataError
-from lightning_dga.data.text import folder_corpus, split_target
+from lightning_dga.data.text import folder_corpus, folder_domains, folder_target, split_target
 
 
 def write(folder, name, *documents):
@@ -68,3 +68,21 @@ def test_two_entries_of_one_name_are_an_error(folder):
     (folder / "wiki" / "a.txt").write_text("a")
     with pytest.raises(DataError, match="two domains one name"):
         folder_corpus(folder, "math")
+
+
+def test_few_documents_of_the_target_are_some_of_those_of_more(folder):
+    whole = folder_corpus(folder, "math")
+    few = [folder_corpus(folder, "math", target_documents=n, target_seed=1) for n in (1, 2, 3)]
+    assert [len(corpus.target) for corpus in few] == [1, 2, 3]
+    assert set(few[0].target) < set(few[1].target) < set(few[2].target) <= set(whole.target)
+    assert all((corpus.val, corpus.test) == (whole.val, whole.test) for corpus in few)
+    assert folder_target(folder, "math", target_documents=2, target_seed=1) == few[1].target
+    assert len({tuple(folder_target(folder, "math", target_documents=1, target_seed=s)) for s in range(20)}) > 1
+    with pytest.raises(DataError, match=r"`target_documents` is 9; .* from 1 to \d to give"):
+        folder_corpus(folder, "math", target_documents=9)
+
+
+def test_domains_are_read_each_time_anew(folder):
+    domains = folder_domains(folder)
+    assert {name: list(documents) for name, documents in domains.items()} == {"code": ["c1"], "wiki": ["w1", "w2"]}
+    assert list(domains["wiki"]) == list(domains["wiki"])
