@@ -54,7 +54,7 @@ COLUMNS: dict[str, dict[str, str | Callable[[Row], str]]] = {
     "staleness_cost": {
         "domains": domains,
         "batches between updates": "period",
-        "throughput that `max_staleness=0` costs": share,
+        "share of the loader's processor time that `max_staleness=0` costs": share,
         "least to most": share_spread,
     },
     "loader": beside_peers("loader, 2 workers, batches of 32: samples/s by the clock"),
