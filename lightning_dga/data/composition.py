@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_dga.data.sampling import make_sampling
+from lightning_dga.data.runs import Runs
+from lightning_dga.data.sampling import Sampling, make_sampling
 from lightning_dga.data.segment import Segment
 
 
@@ -56,16 +57,20 @@ class Composition:
         seed: Selects the sequence.
         lag: How many samples late new weights take effect. 0: with the next sample that is handed over.
         sampling: ``"multinomial"``, independent draws, or ``"quota"``, which tracks the weights within one sample.
+        run_length: How many consecutive samples share a domain.
 
     Raises:
-        ValueError: If there is no such sampling.
+        ValueError: If there is no such sampling, or ``"quota"`` is to draw runs.
     """
 
-    def __init__(self, weights: Tensor, seed: int = 0, lag: int = 0, sampling: str = "multinomial") -> None:
+    def __init__(
+        self, weights: Tensor, seed: int = 0, lag: int = 0, sampling: str = "multinomial", run_length: int = 1
+    ) -> None:
         self.seed = seed
         self.lag = lag
         self.sampling = sampling
-        self._sampling = make_sampling(sampling, seed)
+        self._run_length = run_length
+        self._sampling = self._make_sampling()
         self._segments = [Segment(0, 0, 0, weights.numpy().copy())]
         self._counts = np.zeros(len(weights), dtype=np.int64)
         self._begin = 0
@@ -177,6 +182,7 @@ class Composition:
         return {
             "seed": self.seed,
             "sampling": self.sampling,
+            "run_length": self._run_length,
             "position": position,
             "counts": counts,
             "segments": [segment.state_dict() for segment in self._segments[first:]],
@@ -186,7 +192,7 @@ class Composition:
         """Continues where :meth:`state_dict` was taken; drops whatever was drawn since.
 
         Raises:
-            ValueError: If the state is of another number of domains, or another sampling.
+            ValueError: If the state is of another number of domains, another sampling, or runs of another length.
         """
         if len(state["counts"]) != len(self._counts):
             raise ValueError(f"The state has {len(state['counts'])} domains, this mixture has {len(self._counts)}.")
@@ -195,13 +201,30 @@ class Composition:
             raise ValueError(
                 f"The state is of `sampling={sampling!r}`, this mixture has {self.sampling!r}; give the same."
             )
+        run_length = state.get("run_length", 1)
+        if run_length != self._run_length:
+            raise ValueError(
+                f"The state is of runs of {run_length} samples of one domain, this mixture has {self._run_length}; "
+                "give the same `pure_batches` and `batch_size`."
+            )
         self.seed = int(state["seed"])
-        self._sampling = make_sampling(sampling, self.seed)
+        self._sampling = self._make_sampling()
         self._begin = int(state["position"])
         self._counts = state["counts"].numpy().astype(np.int64, copy=True)
         self._segments = [Segment.from_state_dict(segment) for segment in state["segments"]]
         self._handed = None
         self._pending.clear()
+
+    def _make_sampling(self) -> Sampling:
+        sampling = make_sampling(self.sampling, self.seed)
+        if self._run_length == 1:
+            return sampling
+        if self.sampling != "multinomial":
+            raise ValueError(
+                f"`pure_batches` draws one domain for a whole batch, which `sampling={self.sampling!r}` cannot; use "
+                "'multinomial'."
+            )
+        return Runs(sampling, self._run_length)
 
     @property
     def _drawn(self) -> int:

@@ -48,6 +48,8 @@ class MixtureDataModule(LightningDataModule):
             where a domain is an iterable.
         sampling: ``"multinomial"`` draws each sample's domain independently; under ``"quota"`` each domain stays within
             one sample of its ideal share (:mod:`~lightning_dga.data.quota`).
+        pure_batches: Whether each process's batch is of one domain, which lets ``in_step`` measure any model under
+            gradient accumulation. A run is then to be resumed with the same ``batch_size``.
         max_staleness: After how many further batches new weights take effect; 0 recalls all queued work, a larger
             number recalls only what lies beyond it.
         stream_shards: Into how many shards an iterable domain is split at most, where it can be. The processes share
@@ -86,6 +88,7 @@ class MixtureDataModule(LightningDataModule):
         seed: int = 0,
         batches_per_epoch: int | None = None,
         sampling: str = "multinomial",
+        pure_batches: bool = False,
         max_staleness: int = 0,
         stream_shards: int = 16,
         prefetch_factor: int = 2,
@@ -105,12 +108,15 @@ class MixtureDataModule(LightningDataModule):
             if value < 0:
                 raise ValueError(f"`{name}` must not be negative, got {value}.")
         self.batch_size = batch_size
-        self.pure_batches = False
+        self.pure_batches = pure_batches
         self.target_batch_size = target_batch_size
         self.seed = seed
         self._sources = DatasetPerDomain(domains) if isinstance(domains, Mapping) else domains
         self._target = DatasetPerDomain({"target": target})
-        self._composition = Composition(as_weights(weights, self.domain_names), seed, sampling=sampling)
+        run_length = batch_size if pure_batches else 1
+        self._composition = Composition(
+            as_weights(weights, self.domain_names), seed, sampling=sampling, run_length=run_length
+        )
         self._evaluation = {"val": val, "test": test}
         self._collate_fn = collate_fn or default_collate
         self._batches_per_epoch = batches_per_epoch

@@ -11,7 +11,7 @@ from lightning_dga import DynamicGradientAlignment
 from tests.alignment.reference import gradient
 from tests.toys import Plain, mixture, trainer
 
-PURE, MIXED = {"batch_size": 1}, {"batch_size": 6}
+PURE, MIXED, ALIKE = {"batch_size": 1}, {"batch_size": 6}, {"batch_size": 4, "pure_batches": True}
 
 
 class BySample(Plain):
@@ -61,7 +61,7 @@ def half_precision():
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))
 
 
-@pytest.mark.parametrize("data", [PURE, MIXED], ids=["batches of one domain", "batches of many domains"])
+@pytest.mark.parametrize("data", [PURE, MIXED, ALIKE], ids=["one sample", "many domains", "one domain"])
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [

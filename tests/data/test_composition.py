@@ -185,3 +185,27 @@ def test_the_random_numbers_can_be_found_from_the_middle():
     for start in (1, 2, 3, 4, 37):
         assert np.array_equal(whole[start:], uniform(3, start, 100 - start))
     assert not np.array_equal(whole, uniform(4, 0, 100))
+
+
+def test_runs_share_a_domain_in_the_weights_proportions_wherever_the_stream_is_cut():
+    weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    whole = Composition(weights, seed=3, run_length=4).draw(4_000).domains
+    runs = whole.reshape(-1, 4)
+    assert (runs == runs[:, :1]).all()
+    shares = np.bincount(runs[:, 0], minlength=3) / len(runs)
+    np.testing.assert_allclose(shares, weights, atol=0.05)
+    cut = Composition(weights, seed=3, run_length=4)
+    parts = [cut.draw(size).domains for size in (3, 10, 1, 86)]
+    assert np.concatenate(parts).tolist() == whole[:100].tolist()
+
+
+def test_runs_of_another_length_are_not_gone_on_with():
+    weights = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    state = Composition(weights, run_length=4).state_dict()
+    with pytest.raises(ValueError, match=r"runs of 4 samples of one domain, this mixture has 2.*`pure_batches`"):
+        Composition(weights, run_length=2).load_state_dict(state)
+
+
+def test_quotas_are_not_kept_in_runs():
+    with pytest.raises(ValueError, match="`pure_batches` draws one domain for a whole batch"):
+        Composition(torch.tensor([0.5, 0.5], dtype=torch.float64), sampling="quota", run_length=2)
