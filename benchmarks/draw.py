@@ -20,7 +20,7 @@ SETTING = {
 }
 # measures whose rows differ in the estimator alone: a column for each
 BY_ESTIMATOR: dict[str, tuple[dict[str, Any], Any]] = {
-    "overhead": (SETTING, lambda row: f"{row['value']:.2%}"),
+    "overhead": (SETTING, lambda row: "refused" if row["value"] is None else f"{row['value']:.2%}"),
     "end_to_end": (SETTING, lambda row: f"{row['value']:.2%} ({row['spread'][0]:.1%} to {row['spread'][1]:.1%})"),
     "memory": (SETTING, lambda row: f"{row['value']:.2f}"),
     "error": (SETTING, lambda row: "refused" if row["value"] is None else f"{row['value']:.0e}"),
