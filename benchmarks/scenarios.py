@@ -14,6 +14,7 @@ out as `resolution`.
 import argparse
 import json
 import os
+import re
 import statistics
 import sys
 import warnings
@@ -29,6 +30,7 @@ import result
 import torch
 
 FIXED = ("uniform", "mix15", "mix30", "mix60", "importance", "water_filling")
+MIX = re.compile(r"mix(\d+)")
 ALIGNING = ("dga", "dga_paper", "doge", "grape", "odm")
 WITHOUT_PRIOR = ("uniform", "dga_paper", "doge", "grape", "odm")
 # Student's t for a 95 % interval, by degrees of freedom
@@ -69,6 +71,10 @@ def main() -> None:
     cells = list(dict.fromkeys(all_cells(options)))
     priors = {target: histogram(options, target) for target in options.targets}
     losses: dict[Cell, dict[str, Any]] = {}
+    if options.finished:
+        missing = [cell for cell in cells if not (cell.folder(options.runs) / "metrics.json").is_file()]
+        cells = [cell for cell in cells if cell not in missing]
+        print("\n".join(f"not run: {cell}" for cell in missing), file=sys.stderr)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         # one process trains many cells: what it has imported and read it keeps
         futures = {pool.submit(train, cell, options, priors[cell.target]): cell for cell in cells}
@@ -89,7 +95,7 @@ def arguments() -> argparse.Namespace:
         "--caps", nargs="+", type=int, default=[10_000, 20_000, 30_000, 0], metavar="TOKENS", help="per domain; 0: all"
     )
     parser.add_argument(
-        "--methods", nargs="+", default=[*FIXED, "dga"], choices=[*FIXED, *ALIGNING], help="rules, and fixed mixtures"
+        "--methods", nargs="+", default=[*FIXED, "dga"], type=method, metavar="NAME", help="rules, and mixtures `mixP`"
     )
     parser.add_argument("--priors", nargs="+", default=["right", "wrong", "none"], choices=["right", "wrong", "none"])
     parser.add_argument("--estimators", nargs="+", default=["auto"], metavar="NAME", help="of the rules that align")
@@ -102,6 +108,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/scenarios"), help="where runs are kept")
     parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--finished", action="store_true", help="run nothing: what there is so far")
     parser.add_argument("--quick", action="store_true", help="one cap, two methods, one seed and 40 steps")
     options = parser.parse_args()
     if options.quick:
@@ -110,17 +117,27 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def method(name: str) -> str:
+    if name in (*FIXED, *ALIGNING) or MIX.fullmatch(name):
+        return name
+    raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join((*FIXED, *ALIGNING))}, mixP")
+
+
+def is_fixed(name: str) -> bool:
+    return name in FIXED or MIX.fullmatch(name) is not None
+
+
 def all_cells(options: argparse.Namespace) -> Iterator[Cell]:
-    for target, cap, method, seed, order in product(
+    for target, cap, name, seed, order in product(
         options.targets, options.caps, options.methods, options.seeds, options.orders
     ):
         for prior, estimator in product(options.priors, options.estimators):
-            cell = Cell(target, cap or None, method, prior, estimator, seed, order, options.steps)
-            if method in FIXED:
+            cell = Cell(target, cap or None, name, prior, estimator, seed, order, options.steps)
+            if is_fixed(name):
                 cell = replace(cell, estimator="none")
-            if method in WITHOUT_PRIOR:
+            if name in WITHOUT_PRIOR:
                 cell = replace(cell, prior="none")
-            elif (prior == "none" and method in FIXED) or (prior == "wrong" and method.startswith("mix")):
+            elif (prior == "none" and is_fixed(name)) or (prior == "wrong" and name.startswith("mix")):
                 continue
             yield cell
 

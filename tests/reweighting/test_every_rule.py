@@ -107,7 +107,7 @@ def test_an_aligned_domain_rises_and_an_opposed_one_falls(rule):
     generator = torch.Generator().manual_seed(1)
     noise = 0.1 * torch.randn(6, 3, generator=generator)
     updates = [of_two_targets(*2 * [[1.0 + a, 0.0 + b, -1.0 + c]]) for a, b, c in noise.tolist()]
-    history = run(rule, updates)
+    history = run(rule, updates, sizes=(10**6,) * 3)
     assert history[-1][0] > WEIGHTS[0] and history[-1][2] < WEIGHTS[2]
 
 
