@@ -123,7 +123,8 @@ def losses(rows: list[Row]) -> str:
 
     def column(row: Row) -> str:
         named = [row["rule"]]
-        named += [f"{row['prior']} prior"] if row["rule"] == "dga" or row.get("prior") == "wrong" else []
+        prior = row.get("prior")
+        named += [f"{prior} prior"] if prior == "wrong" or (prior is not None and row["rule"] == "dga") else []
         named += [row["estimator"]] if row.get("estimator") not in (None, "none", "auto") else []
         return ", ".join(named)
 
@@ -131,7 +132,8 @@ def losses(rows: list[Row]) -> str:
         spread = f" ± {row['spread']:.3f}" if row["spread"] is not None else ""
         return f"{row['value']:.3f}{spread} ({row['epochs_of_top_domain']:.0f})"
 
-    names = list(dict.fromkeys(map(column, rows)))
+    # mixtures by their number
+    names = sorted(dict.fromkeys(map(column, rows)), key=lambda name: int(name[3:]) if name[:3] == "mix" else -1)
     settings: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
         settings.setdefault(tuple(cells(row, LOSS)), {})[column(row)] = found(row)

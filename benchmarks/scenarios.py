@@ -2,7 +2,7 @@
 
     python benchmarks/scenarios.py --root DIR --targets math inaugural
     python benchmarks/scenarios.py --root DIR --quick        the same columns in under a minute
-    python benchmarks/scenarios.py --root DIR --caps 20000 --methods uniform dga --priors none --estimators auto in_step
+    python benchmarks/scenarios.py --root DIR --caps 20000 --rules uniform dga --priors none --estimators auto in_step
 
 Every cell is what `dga-train experiment=corpora` does, with one thread. Cells of one seed share the data sample and the
 initialisation, and those of one order the random numbers by which the sequence of samples is drawn. Finished runs are
@@ -95,7 +95,7 @@ def arguments() -> argparse.Namespace:
         "--caps", nargs="+", type=int, default=[10_000, 20_000, 30_000, 0], metavar="TOKENS", help="per domain; 0: all"
     )
     parser.add_argument(
-        "--methods", nargs="+", default=[*FIXED, "dga"], type=method, metavar="NAME", help="rules, and mixtures `mixP`"
+        "--rules", nargs="+", default=[*FIXED, "dga"], type=method, metavar="NAME", help="rules, and mixtures `mixP`"
     )
     parser.add_argument("--priors", nargs="+", default=["right", "wrong", "none"], choices=["right", "wrong", "none"])
     parser.add_argument("--estimators", nargs="+", default=["auto"], metavar="NAME", help="of the rules that align")
@@ -112,7 +112,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one cap, two methods, one seed and 40 steps")
     options = parser.parse_args()
     if options.quick:
-        options.caps, options.methods, options.priors = options.caps[:1], ["uniform", "dga"], ["right"]
+        options.caps, options.rules, options.priors = options.caps[:1], ["uniform", "dga"], ["right"]
         options.seeds, options.orders, options.steps = options.seeds[:1], [0, 1], 40
     return options
 
@@ -129,7 +129,7 @@ def is_fixed(name: str) -> bool:
 
 def all_cells(options: argparse.Namespace) -> Iterator[Cell]:
     for target, cap, name, seed, order in product(
-        options.targets, options.caps, options.methods, options.seeds, options.orders
+        options.targets, options.caps, options.rules, options.seeds, options.orders
     ):
         for prior, estimator in product(options.priors, options.estimators):
             cell = Cell(target, cap or None, name, prior, estimator, seed, order, options.steps)
@@ -278,9 +278,10 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def command(options: argparse.Namespace) -> str:
-    lists = {name: getattr(options, name) for name in ("targets", "caps", "methods", "priors", "seeds", "orders")}
+    lists = {name: getattr(options, name) for name in ("targets", "caps", "rules", "priors", "seeds", "orders")}
     given = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
-    return f"python benchmarks/scenarios.py --root DIR {given} --steps {options.steps}"
+    finished = " --finished" if options.finished else ""
+    return f"python benchmarks/scenarios.py --root DIR {given} --steps {options.steps}{finished}"
 
 
 if __name__ == "__main__":
