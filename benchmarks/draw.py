@@ -40,16 +40,12 @@ COLUMNS = {
         "time of training": lambda row: f"{row['value']:.4f}",
         "time of updates": lambda row: f"{row['of_updates']:.2f}",
     },
-    "loss": {
-        "target": "target",
-        "tokens per domain": lambda row: f"{row['cap']:,}",
-        "rule": "rule",
-        "estimator": lambda row: row.get("estimator", ""),
-        "test loss, nats/token": lambda row: f"{row['value']:.3f}",
-        "std over seeds": lambda row: "-" if row["spread"] is None else f"{row['spread']:.3f}",
-        "each seed": lambda row: ", ".join(f"{value:.3f}" for value in row["values"]),
-        "share of time aligning": lambda row: f"{row['aligning']:.0%}",
-        "passes over the most repeated domain": lambda row: f"{row['epochs_of_top_domain']:.1f}",
+    "resolution": {
+        "seeds": "seeds",
+        "two means differ if they differ by, nats/token": lambda row: f"{row['value']:.3f}",
+        "std of one run": lambda row: f"{row['spread']:.4f}",
+        "mixtures that were repeated": "mixtures",
+        "degrees of freedom": "freedom",
     },
     "domains": {
         "stage": "stage",
@@ -83,6 +79,7 @@ COLUMNS |= {
     }
     for measure, what in {"bytes": "moved", "wire": "sent by a process"}.items()
 }
+LOSS = {"target": "target", "tokens per domain": lambda row: f"{row['cap']:,}" if row["cap"] else "all"}
 
 
 def main() -> None:
@@ -109,6 +106,8 @@ def measures(result: dict[str, Any]) -> list[str]:
 
 
 def table(measure: str, rows: list[Row]) -> str:
+    if measure == "loss":
+        return losses(rows)
     if measure in BY_ESTIMATOR:
         lines = by_estimator(rows, *BY_ESTIMATOR[measure])
     else:
@@ -117,6 +116,31 @@ def table(measure: str, rows: list[Row]) -> str:
     lines.insert(1, ["---"] * len(lines[0]))
     caption = f"{CAPTIONS[measure]}:\n\n" if measure in CAPTIONS else ""
     return caption + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def losses(rows: list[Row]) -> str:
+    """A line for each target and budget, a column for each rule: its mean over seeds, and what is behind it."""
+
+    def column(row: Row) -> str:
+        named = [row["rule"]]
+        prior = row.get("prior")
+        named += [f"{prior} prior"] if prior == "wrong" or (prior is not None and row["rule"] == "dga") else []
+        named += [row["estimator"]] if row.get("estimator") not in (None, "none", "auto") else []
+        return ", ".join(named)
+
+    def found(row: Row) -> str:
+        spread = f" ± {row['spread']:.3f}" if row["spread"] is not None else ""
+        return f"{row['value']:.3f}{spread} ({row['epochs_of_top_domain']:.0f})"
+
+    # mixtures by their number
+    names = sorted(dict.fromkeys(map(column, rows)), key=lambda name: int(name[3:]) if name[:3] == "mix" else -1)
+    settings: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        settings.setdefault(tuple(cells(row, LOSS)), {})[column(row)] = found(row)
+    lines = [[*LOSS, *names], ["---"] * (len(LOSS) + len(names))]
+    lines += [[*setting, *(values.get(name, "-") for name in names)] for setting, values in settings.items()]
+    head = "Test loss of the target, nats/token, ± std over seeds; in brackets passes over the most repeated domain:"
+    return "\n".join([head, "", *(f"| {' | '.join(line)} |" for line in lines)])
 
 
 def by_estimator(rows: list[Row], columns: dict[str, Any], show: Any) -> list[list[str]]:

@@ -1,183 +1,287 @@
 """Target loss of each rule where generic data is scarce: the paper's first scenario, on a folder of your own text.
 
-    python benchmarks/scenarios.py --root DIR                the full table
+    python benchmarks/scenarios.py --root DIR --targets math inaugural
     python benchmarks/scenarios.py --root DIR --quick        the same columns in under a minute
-    python benchmarks/scenarios.py --root DIR --rules dga --estimators backward in_step auto
+    python benchmarks/scenarios.py --root DIR --caps 20000 --rules uniform dga --priors none --estimators auto in_step
 
-Every cell is a `dga-train` run of its own, with one thread. Seeds are paired: rules with one seed share the data
-sample, the initialisation and the order within each domain. Finished runs are kept in `--runs` and not run again.
+Every cell is what `dga-train experiment=corpora` does, with one thread. Cells of one seed share the data sample and the
+initialisation, and those of one order the random numbers by which the sequence of samples is drawn. Finished runs are
+kept in `--runs` and not run again, so a benchmark that was stopped goes on. `--orders` repeats cells with the same
+sample and initialisation and other sequences: the spread over them is what the benchmark cannot tell apart. It comes
+out as `resolution`.
 """
 
 import argparse
 import json
 import os
+import re
 import statistics
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import result
+import torch
 
-RULES = ("uniform", "importance", "dga", "dga_paper")
-ALIGNING = ("dga", "dga_paper")
+FIXED = ("uniform", "mix15", "mix30", "mix60", "importance", "water_filling")
+MIX = re.compile(r"mix(\d+)")
+ALIGNING = ("dga", "dga_paper", "doge", "grape", "odm")
+WITHOUT_PRIOR = ("uniform", "dga_paper", "doge", "grape", "odm")
+# Student's t for a 95 % interval, by degrees of freedom
+T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 10: 2.23, 12: 2.18, 15: 2.13, 20: 2.09}
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training run."""
+class Cell:
+    """One training run.
+
+    Attributes:
+        target: Name of the target.
+        cap: Tokens of each domain; ``None`` for all there are.
+        method: A rule, or ``mixP``: P % importance sampling, the rest uniform.
+        prior: ``right`` (the target's histogram), ``wrong`` (the same, of the next domain each), or ``none``.
+        estimator: Of the rules that align.
+        seed: Of the data sample and of the initialisation.
+        order: Of the sequence of samples.
+        steps: Optimizer steps.
+    """
 
     target: str
-    cap: int
-    rule: str
+    cap: int | None
+    method: str
+    prior: str
     estimator: str
     seed: int
+    order: int
     steps: int
 
     def folder(self, runs: Path) -> Path:
-        cell = f"{self.rule}_{self.estimator}_seed{self.seed}"
-        return runs / f"{self.target}-cap{self.cap}-steps{self.steps}" / cell
-
-    @property
-    def aligns(self) -> bool:
-        return self.rule in ALIGNING
+        name = f"{self.method}-{self.prior}-{self.estimator}-seed{self.seed}-order{self.order}"
+        return runs / f"{self.target}-cap{self.cap}-steps{self.steps}" / name
 
 
 def main() -> None:
     options = arguments()
-    histograms = {target: histogram(options, target) for target in options.targets}
-    runs = [
-        Run(target, cap, rule, estimator, seed, options.steps)
-        for target in options.targets
-        for cap in options.caps
-        for seed in options.seeds
-        for rule in options.rules
-        for estimator in (options.estimators if rule in ALIGNING else ["none"])
-    ]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        metrics = dict(
-            zip(runs, pool.map(lambda run: execute(run, options, histograms[run.target]), runs), strict=True)
-        )
-    print(table(metrics))
+    cells = list(dict.fromkeys(all_cells(options)))
+    priors = {target: histogram(options, target) for target in options.targets}
+    losses: dict[Cell, dict[str, Any]] = {}
+    if options.finished:
+        missing = [cell for cell in cells if not (cell.folder(options.runs) / "metrics.json").is_file()]
+        cells = [cell for cell in cells if cell not in missing]
+        print("\n".join(f"not run: {cell}" for cell in missing), file=sys.stderr)
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        # one process trains many cells: what it has imported and read it keeps
+        futures = {pool.submit(train, cell, options, priors[cell.target]): cell for cell in cells}
+        for done in as_completed(futures):
+            losses[futures[done]] = done.result()
+            print(f"{len(losses)}/{len(cells)} {futures[done]}", file=sys.stderr, flush=True)
+    found = list(rows({cell: losses[cell] for cell in cells}))
+    print(table(found))
     if options.json:
-        result.write(options.json, command(options), rows(metrics))
+        result.write(options.json, command(options), found)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of <domain>.jsonl and target_<name>.jsonl")
     parser.add_argument("--targets", nargs="+", default=["math"], metavar="NAME")
-    parser.add_argument("--caps", nargs="+", type=int, default=[20_000], metavar="TOKENS", help="per domain")
-    parser.add_argument("--rules", nargs="+", default=["uniform", "importance", "dga"], choices=RULES)
+    parser.add_argument(
+        "--caps", nargs="+", type=int, default=[10_000, 20_000, 30_000, 0], metavar="TOKENS", help="per domain; 0: all"
+    )
+    parser.add_argument(
+        "--rules", nargs="+", default=[*FIXED, "dga"], type=method, metavar="NAME", help="rules, and mixtures `mixP`"
+    )
+    parser.add_argument("--priors", nargs="+", default=["right", "wrong", "none"], choices=["right", "wrong", "none"])
     parser.add_argument("--estimators", nargs="+", default=["auto"], metavar="NAME", help="of the rules that align")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--orders", nargs="+", type=int, default=[0], help="sequences for each seed")
     parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config, for all cells"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
     parser.add_argument("--runs", type=Path, default=Path("runs/scenarios"), help="where runs are kept")
     parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--quick", action="store_true", help="one seed and 40 steps")
+    parser.add_argument("--finished", action="store_true", help="run nothing: what there is so far")
+    parser.add_argument("--quick", action="store_true", help="one cap, two methods, one seed and 40 steps")
     options = parser.parse_args()
     if options.quick:
-        options.seeds, options.steps = options.seeds[:1], 40
+        options.caps, options.rules, options.priors = options.caps[:1], ["uniform", "dga"], ["right"]
+        options.seeds, options.orders, options.steps = options.seeds[:1], [0, 1], 40
     return options
 
 
-def histogram(options: argparse.Namespace, target: str) -> Path:
+def method(name: str) -> str:
+    if name in (*FIXED, *ALIGNING) or MIX.fullmatch(name):
+        return name
+    raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join((*FIXED, *ALIGNING))}, mixP")
+
+
+def is_fixed(name: str) -> bool:
+    return name in FIXED or MIX.fullmatch(name) is not None
+
+
+def all_cells(options: argparse.Namespace) -> Iterator[Cell]:
+    for target, cap, name, seed, order in product(
+        options.targets, options.caps, options.rules, options.seeds, options.orders
+    ):
+        for prior, estimator in product(options.priors, options.estimators):
+            cell = Cell(target, cap or None, name, prior, estimator, seed, order, options.steps)
+            if is_fixed(name):
+                cell = replace(cell, estimator="none")
+            if name in WITHOUT_PRIOR:
+                cell = replace(cell, prior="none")
+            elif (prior == "none" and is_fixed(name)) or (prior == "wrong" and name.startswith("mix")):
+                continue
+            yield cell
+
+
+def histogram(options: argparse.Namespace, target: str) -> dict[str, float]:
     file = options.runs / f"{target}-histogram.json"
     if not file.is_file():
-        script = "from lightning_dga.make_domains import main; main()"
-        call = [sys.executable, "-c", script, "histogram", str(options.root), target, "--output", str(file)]
-        subprocess.run(call, check=True)
-    return file
+        from lightning_dga.make_domains import main as dga_domains
+
+        dga_domains(["histogram", str(options.root), target, "--output", str(file)])
+    counted: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+    return counted
 
 
-def execute(run: Run, options: argparse.Namespace, histogram: Path) -> dict[str, Any]:
-    folder = run.folder(options.runs)
+def train(cell: Cell, options: argparse.Namespace, counted: Mapping[str, float]) -> dict[str, Any]:
+    folder = cell.folder(options.runs).resolve()
     if not (folder / "metrics.json").is_file():
-        call = [
-            *(sys.executable, "-m", "lightning_dga.train", "experiment=corpora", f"callbacks={run.rule}"),
-            *(f"data.root={options.root}", f"data.target={run.target}", f"data.tokens_per_domain={run.cap}"),
-            *(f"data.cache_dir={options.runs / 'tokens'}", f"seed={run.seed}", f"trainer.max_steps={run.steps}"),
-            *("trainer.enable_progress_bar=false", "~callbacks.progress", "overwrite=true", f"hydra.run.dir={folder}"),
-        ]
-        if run.aligns:
-            call.append(f"callbacks.dga.estimator={run.estimator}")
-        if run.rule == "importance":
-            call.append(f"callbacks.dga.rule.histogram=${{json:{histogram}}}")
-        finished = subprocess.run(call, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-        if finished.returncode:
-            sys.exit(f"{' '.join(call)}\n{finished.stderr}")
-        print(f"done: {run}", file=sys.stderr, flush=True)
+        run(cell, options, counted, folder)
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return metrics
 
 
-def groups(metrics: dict[Run, dict[str, Any]]) -> dict[tuple[str, int, str, str], list[Run]]:
-    found: dict[tuple[str, int, str, str], list[Run]] = {}
-    for run in metrics:
-        found.setdefault((run.target, run.cap, run.rule, run.estimator), []).append(run)
-    return found
+def run(cell: Cell, options: argparse.Namespace, counted: Mapping[str, float], folder: Path) -> None:
+    import logging
+
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from lightning_dga.train import config_dir
+    from lightning_dga.train import train as dga_train
+
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        of_folder = [f"hydra.runtime.output_dir={folder}", "+hydra.runtime.choices.callbacks=none"]
+        config = compose("train", [*overrides(cell, options, counted), *of_folder], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    dga_train(config, folder)
 
 
-def rows(metrics: dict[Run, dict[str, Any]]) -> list[dict[str, Any]]:
-    table_rows = []
-    for (target, cap, rule, estimator), runs in groups(metrics).items():
-        losses = [metrics[run]["test/target_loss"] for run in runs]
-        table_rows.append(
-            {
-                "measure": "loss",
-                "target": target,
-                "cap": cap,
-                "rule": rule,
-                "estimator": estimator,
-                "steps": runs[0].steps,
-                "seeds": [run.seed for run in runs],
-                "value": statistics.mean(losses),
-                "unit": "nats/token",
-                "spread": statistics.stdev(losses) if len(losses) > 1 else None,
-                "values": losses,
-                "aligning": statistics.mean(metrics[r]["align_seconds"] / metrics[r]["wall_seconds"] for r in runs),
-                "epochs_of_top_domain": statistics.mean(max(metrics[run]["epochs"].values()) for run in runs),
-            }
-        )
-    return table_rows
-
-
-def table(metrics: dict[Run, dict[str, Any]]) -> str:
-    seeds = sorted({run.seed for run in metrics})
-    head = [
-        "target",
-        "tokens/domain",
-        "rule",
-        "estimator",
-        "test loss",
-        "std",
-        *(f"seed {s}" for s in seeds),
-        "aligning",
-        "epochs",
+def overrides(cell: Cell, options: argparse.Namespace, counted: Mapping[str, float]) -> list[str]:
+    names = list(counted)
+    shares = {
+        "right": dict(counted),
+        "wrong": {name: counted[names[(i + 1) % len(names)]] for i, name in enumerate(names)},
+        "none": None,
+    }[cell.prior]
+    callbacks, weights = cell.method, None
+    if cell.method.startswith("mix"):
+        part = int(cell.method.removeprefix("mix")) / 100
+        callbacks, weights = "uniform", {n: part * counted[n] + (1 - part) / len(names) for n in names}
+    found = [
+        *("experiment=corpora", f"callbacks={callbacks}", f"prior={inline(shares)}", f"data.weights={inline(weights)}"),
+        *(f"data.root={options.root.resolve()}", f"data.target={cell.target}"),
+        *(f"data.tokens_per_domain={cell.cap or 'null'}", f"data.cache_dir={(options.runs / 'tokens').resolve()}"),
+        *(f"seed={cell.seed}", f"data.seed={cell.order}", f"data.sample_seed={cell.seed}"),
+        *(f"trainer.max_steps={cell.steps}", "trainer.val_check_interval=${trainer.max_steps}"),
+        *("trainer.enable_progress_bar=false", "~callbacks.progress", "~callbacks.checkpoint", "overwrite=true"),
     ]
+    if cell.estimator != "none" and cell.method not in ("odm",):
+        found.append(f"callbacks.dga.estimator={cell.estimator}")
+    return [*found, *options.set]
+
+
+def inline(shares: Mapping[str, float] | None) -> str:
+    return "null" if shares is None else "{" + ",".join(f"{name}:{share}" for name, share in shares.items()) + "}"
+
+
+def rows(metrics: Mapping[Cell, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A row of losses for each group of cells that differ in seed and order only, and one of what orders differ by."""
+    groups: dict[Cell, dict[Cell, dict[str, Any]]] = {}
+    for cell, found in metrics.items():
+        groups.setdefault(replace(cell, seed=0, order=0), {})[cell] = found
+    for group, found in groups.items():
+        losses = [one["test/target_loss"] for one in found.values()]
+        yield {
+            "measure": "loss",
+            "scenario": 1,
+            **{name: getattr(group, name) for name in ("target", "cap", "prior", "estimator", "steps")},
+            "rule": group.method,
+            "seeds": [[cell.seed, cell.order] for cell in found],
+            "value": statistics.mean(losses),
+            "unit": "nats/token",
+            "spread": statistics.stdev(losses) if len(losses) > 1 else None,
+            "values": losses,
+            "aligning": statistics.mean(one["align_seconds"] / one["wall_seconds"] for one in found.values()),
+            "epochs_of_top_domain": statistics.mean(max(one["epochs"].values()) for one in found.values()),
+        }
+    yield from resolution(metrics)
+
+
+def resolution(metrics: Mapping[Cell, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Half the 95 % interval of a difference of two means over the seeds, of cells that differ in their order only."""
+    by_mixture: dict[Cell, list[float]] = {}
+    for cell, found in metrics.items():
+        by_mixture.setdefault(replace(cell, order=0), []).append(found["test/target_loss"])
+    repeated = [losses for losses in by_mixture.values() if len(losses) > 1]
+    freedom = sum(len(losses) - 1 for losses in repeated)
+    if not freedom:
+        return
+    variance = sum(statistics.variance(losses) * (len(losses) - 1) for losses in repeated) / freedom
+    t = T95[max(known for known in T95 if known <= freedom)]
+    for seeds in (1, 2, 3):
+        yield {
+            "measure": "resolution",
+            "scenario": 1,
+            "seeds": seeds,
+            "mixtures": len(repeated),
+            "freedom": freedom,
+            "spread": variance**0.5,
+            "value": t * (2 * variance / seeds) ** 0.5,
+            "unit": "nats/token",
+        }
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    head = ["target", "tokens/domain", "rule", "prior", "estimator", "test loss", "std", "aligning", "epochs"]
     body = [
         [
-            *(row["target"], f"{row['cap']:,}", row["rule"], row["estimator"], f"{row['value']:.3f}"),
-            "-" if row["spread"] is None else f"{row['spread']:.3f}",
-            *(f"{value:.3f}" for value in row["values"]),
+            *(row["target"], f"{row['cap']:,}" if row["cap"] else "all", row["rule"], row["prior"], row["estimator"]),
+            *(f"{row['value']:.3f}", "-" if row["spread"] is None else f"{row['spread']:.3f}"),
             *(f"{row['aligning']:.0%}", f"{row['epochs_of_top_domain']:.1f}"),
         ]
-        for row in rows(metrics)
+        for row in found
+        if row["measure"] == "loss"
     ]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in [head, *body]]
+    told = [f"Resolution with {r['seeds']} seed(s): {r['value']:.3f}" for r in found if r["measure"] == "resolution"]
     return "\n".join(
-        ["Target test loss, nats/token; share of time aligning; passes over the most repeated domain", *lines]
+        ["Target test loss, nats/token; share of time aligning; passes over the most repeated domain", *lines, *told]
     )
 
 
 def command(options: argparse.Namespace) -> str:
-    lists = {name: getattr(options, name) for name in ("targets", "caps", "rules", "estimators", "seeds")}
+    lists = {name: getattr(options, name) for name in ("targets", "caps", "rules", "priors", "seeds", "orders")}
     given = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
-    return f"python benchmarks/scenarios.py --root DIR {given} --steps {options.steps}"
+    finished = " --finished" if options.finished else ""
+    return f"python benchmarks/scenarios.py --root DIR {given} --steps {options.steps}{finished}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What an alignment pass measured: the one value that the estimators hand to the rules."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +44,10 @@ class Alignments:
         ages: How many measurements ago each domain's entries were taken, ``[k]`` int64. 0 unless they are carried over
             from an earlier one (:meth:`carrying`).
         samples: The same sample by sample, where the estimator gives that; not kept in checkpoints.
+        targets: Names of the N targets. Of several, ``values``, ``target_loss`` and ``target_norm`` are the means.
+        by_target: Alignment of each domain with each target, ``[k, N]`` float64.
+        target_losses: Mean loss of each target, ``[N]`` float64.
+        target_norms: Norm of each target's gradient, ``[N]`` float64.
     """
 
     values: Tensor
@@ -51,12 +56,23 @@ class Alignments:
     target_loss: float
     target_norm: float
     step: int
-    ages: Tensor = None  # type: ignore[assignment]  # zeros, filled in below
+    ages: Tensor = None  # type: ignore[assignment]  # filled in below, as are those of one target
     samples: SampleAlignments | None = None
+    targets: tuple[str, ...] = ("target",)
+    by_target: Tensor = None  # type: ignore[assignment]
+    target_losses: Tensor = None  # type: ignore[assignment]
+    target_norms: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        if self.ages is None:
-            object.__setattr__(self, "ages", torch.zeros_like(self.counts))
+        only = {
+            "ages": torch.zeros_like(self.counts),
+            "by_target": self.values[:, None],
+            "target_losses": self.values.new_tensor([self.target_loss]),
+            "target_norms": self.values.new_tensor([self.target_norm]),
+        }
+        for name, value in only.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     @property
     def measured(self) -> Tensor:
@@ -73,25 +89,53 @@ class Alignments:
             values=torch.where(self.measured, self.values, earlier.values),
             counts=torch.where(self.measured, self.counts, earlier.counts),
             losses=torch.where(self.measured, self.losses, earlier.losses),
+            by_target=torch.where(self.measured[:, None], self.by_target, earlier.by_target),
             ages=ages,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """All but the samples as tensors and numbers, so that ``torch.load(weights_only=True)`` reads them."""
+        tensors = ["values", "counts", "losses", "ages"]
+        of_several = {"targets": self.targets} if len(self.targets) > 1 else {}
+        if of_several:
+            tensors += ["by_target", "target_losses", "target_norms"]
         return {
-            "values": self.values.clone(),
-            "counts": self.counts.clone(),
-            "losses": self.losses.clone(),
-            "target_loss": self.target_loss,
-            "target_norm": self.target_norm,
-            "step": self.step,
-            "ages": self.ages.clone(),
+            **{name: getattr(self, name).clone() for name in tensors},
+            **{name: getattr(self, name) for name in ("target_loss", "target_norm", "step")},
+            **of_several,
         }
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "Alignments":
         """The inverse of :meth:`state_dict`."""
         return cls(**state)
+
+    @classmethod
+    def of_targets(cls, found: Mapping[str, "Alignments"]) -> "Alignments":
+        """Puts together what was measured of the same samples with one target after another.
+
+        Args:
+            found: The alignments by name of the target, at least one.
+        """
+        one = list(found.values())
+        if len(one) == 1:
+            return replace(one[0], targets=tuple(found))
+        norms = torch.tensor([alignments.target_norm for alignments in one], dtype=torch.float64)
+        losses = torch.tensor([alignments.target_loss for alignments in one], dtype=torch.float64)
+        by_target = torch.stack([alignments.values for alignments in one], 1)
+        return replace(
+            one[0],
+            values=by_target.mean(1),
+            # a domain that one of them could not measure was not measured
+            counts=torch.stack([alignments.counts for alignments in one]).amin(0),
+            target_loss=losses.mean().item(),
+            target_norm=norms.mean().item(),
+            samples=None,
+            targets=tuple(found),
+            by_target=by_target,
+            target_losses=losses,
+            target_norms=norms,
+        )
 
     @classmethod
     def from_sums(

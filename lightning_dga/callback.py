@@ -3,6 +3,7 @@
 import re
 import time
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lightning_dga import advice
 from lightning_dga._lightning import Callback, MisconfigurationException, rank_zero_warn
 from lightning_dga.alignment import (
     ESTIMATORS,
@@ -24,9 +26,10 @@ from lightning_dga.alignment import (
 from lightning_dga.alignments import Alignments
 from lightning_dga.averages import AlignmentAverages
 from lightning_dga.distributed import differing_processes, from_first_process
+from lightning_dga.exposure import Exposure
 from lightning_dga.measuring import Measurer, Settings
 from lightning_dga.mixture import Mixture
-from lightning_dga.reweighting import Rule, RuleState, make_rule
+from lightning_dga.reweighting import DistributionReweighting, Rule, RuleState, Static, make_rule
 from lightning_dga.watchdog import Watchdog
 
 _STATE_FORMAT = 1
@@ -68,6 +71,9 @@ class DynamicGradientAlignment(Callback):
             weights, as importance sampling has them.
         step_size: η of the rule; ``None`` takes the rule's default.
         ema: β of the rule, the share of the new weights in the moving average; ``None`` takes the rule's default.
+        prior: A guess at the shares that domains deserve, such as a histogram of the target over the domains
+            (``dga-domains histogram``); the run starts with it, and the default rule leaves it where alignments
+            contradict it.
         estimator: How alignments are measured: ``"auto"`` (the cheapest that agrees with the reference on this model),
             ``"in_step"``, ``"backward"`` (the reference), ``"batched"``, ``"finite_difference"``, or an
             :class:`~lightning_dga.alignment.Estimator` or :class:`~lightning_dga.alignment.StepEstimator`.
@@ -105,6 +111,7 @@ class DynamicGradientAlignment(Callback):
         every_n_steps: int | None = 100,
         step_size: float | None = None,
         ema: float | None = None,
+        prior: Mapping[str, float] | Sequence[float] | None = None,
         estimator: str | Estimator | StepEstimator | Auto = "auto",
         rule: str | Rule = "dga",
         probe_batch_size: int = 4,
@@ -122,8 +129,8 @@ class DynamicGradientAlignment(Callback):
                 raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
         if isinstance(estimator, str) and estimator not in ESTIMATORS:
             raise ValueError(f"`estimator` {estimator!r} is unknown; choose one of {', '.join(sorted(ESTIMATORS))}.")
-        if not isinstance(rule, str) and (step_size is not None or ema is not None):
-            raise ValueError("`rule` is an object: give `step_size` and `ema` to the rule object.")
+        if not isinstance(rule, str) and any(given is not None for given in (step_size, ema, prior)):
+            raise ValueError("`rule` is an object: give `step_size`, `ema` and `prior` to the rule object.")
         if preconditioner not in (None, "adam"):
             raise ValueError(f"`preconditioner` must be 'adam' or None, got {preconditioner!r}.")
         if not 0 < alignment_ema <= 1:
@@ -137,7 +144,7 @@ class DynamicGradientAlignment(Callback):
         self.every_n_steps = every_n_steps
         self.probe_batch_size = probe_batch_size
         self.alignment_ema = alignment_ema
-        self.rule: Rule = make_rule(rule, step_size=step_size, ema=ema) if isinstance(rule, str) else rule
+        self.rule: Rule = make_rule(rule, step_size=step_size, ema=ema, prior=prior) if isinstance(rule, str) else rule
         self._loss_fn = loss_fn
         self._measurer = Measurer(
             ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator,
@@ -147,6 +154,7 @@ class DynamicGradientAlignment(Callback):
         self._timeout = timeout
         self._watchdog = Watchdog(timeout)
         self._not_finite = 0
+        self._advised: set[str] = set()
 
     @property
     def alignments(self) -> Alignments | None:
@@ -188,8 +196,10 @@ class DynamicGradientAlignment(Callback):
             )
         mixture = _mixture(trainer)
         progress = self._progress
+        if isinstance(self.rule, DistributionReweighting):
+            self._measurer.mixtures = self.rule.mixtures(mixture.domain_names)
         if progress.weights is None:
-            weights, state = self.rule.start(mixture.domain_names, mixture.weights)
+            weights, state = self.rule.start(mixture.domain_names, mixture.weights, _exposure(trainer))
             self._commit(_Progress(weights=weights, weights_version=mixture.weights_version, rule=state), mixture)
         elif len(progress.weights) != len(mixture.domain_names):
             raise MisconfigurationException(
@@ -211,6 +221,7 @@ class DynamicGradientAlignment(Callback):
             self._measurer.preferred = self._progress.estimator
             with self._watchdog.phase("preparing to align", trainer.global_step):
                 self._measurer.prepare(trainer, pl_module, self._progress.updates, self.every_n_steps)
+            self._advise(advice.before_training(self.rule, self.every_n_steps, trainer.max_steps))
 
     @override
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -253,7 +264,7 @@ class DynamicGradientAlignment(Callback):
         else:
             averages = averages.updated(alignments, self.alignment_ema if self.alignment_ema < 1 else _NOISE_EMA)
             seen = averages.smoothed(alignments) if self.alignment_ema < 1 else alignments
-            weights, state = self.rule.update(weights, seen, state)
+            weights, state = self.rule.update(weights, seen, state, _exposure(trainer))
             weights = from_first_process(weights, pl_module.device)
         staleness = mixture.staleness
         self._commit(
@@ -271,6 +282,9 @@ class DynamicGradientAlignment(Callback):
             mixture,
         )
         self._log(trainer, mixture, staleness)
+        moving = not isinstance(self.rule, Static)
+        self._advise(advice.in_training(mixture.domain_names, weights, _exposure(trainer), moving=moving))
+        self._advise(advice.on_noise(averages.signal_to_noise, self._progress.updates))
 
     @override
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -314,8 +328,14 @@ class DynamicGradientAlignment(Callback):
         fields = {name: value for name, value in state_dict.items() if name != "format"}
         if fields["alignments"] is not None:
             fields["alignments"] = Alignments.from_state_dict(fields["alignments"])
-        fields["averages"] = AlignmentAverages(**fields.get("averages", {}))
+        fields["averages"] = AlignmentAverages.from_state_dict(fields.get("averages", {}))
         self._progress = _Progress(**fields)
+
+    def _advise(self, found: Iterable[advice.Advice]) -> None:
+        for key, message in found:
+            if key not in self._advised:
+                self._advised.add(key)
+                rank_zero_warn(message)
 
     def _commit(self, progress: _Progress, mixture: Mixture) -> None:
         """Puts an update in force; should a checkpoint fall between its halves, the callback's is complete."""
@@ -328,13 +348,14 @@ class DynamicGradientAlignment(Callback):
             mixture.set_weights(weights)
 
     def _log(self, trainer: Any, mixture: Mixture, staleness: int) -> None:
-        metrics = _metrics(mixture, self._progress) | {"dga/staleness": float(staleness)}
+        measured = self.rule.names if isinstance(self.rule, DistributionReweighting) else mixture.domain_names
+        metrics = _metrics(mixture, self._progress, measured) | {"dga/staleness": float(staleness)}
         for logger in trainer.loggers:
             # the step that Lightning gives the training metrics of this same batch
             logger.log_metrics(metrics, step=trainer.global_step - 1)
 
 
-def _metrics(mixture: Mixture, progress: _Progress) -> dict[str, float]:
+def _metrics(mixture: Mixture, progress: _Progress, measured: Sequence[str]) -> dict[str, float]:
     weights, alignments = mixture.weights, progress.alignments
     entropy = -torch.special.xlogy(weights, weights).sum()
     metrics = {"dga/effective_domains": entropy.exp().item(), "dga/weights_version": float(mixture.weights_version)}
@@ -342,10 +363,12 @@ def _metrics(mixture: Mixture, progress: _Progress) -> dict[str, float]:
     shown = weights.topk(min(len(weights), _LOGGED_DOMAINS)).indices.sort().values.tolist()
     metrics |= {f"dga/weight/{mixture.domain_names[i]}": weights[i].item() for i in shown}
     if alignments is not None:
-        metrics |= {f"dga/alignment/{mixture.domain_names[i]}": alignments.values[i].item() for i in shown}
+        of_domains = measured == mixture.domain_names
+        shown = shown if of_domains else list(range(min(len(measured), _LOGGED_DOMAINS)))
+        metrics |= {f"dga/alignment/{measured[i]}": alignments.values[i].item() for i in shown}
         noise = progress.averages.signal_to_noise
         if noise is not None:
-            metrics |= {f"dga/signal_to_noise/{mixture.domain_names[i]}": noise[i].item() for i in shown}
+            metrics |= {f"dga/signal_to_noise/{measured[i]}": noise[i].item() for i in shown}
         metrics |= {"dga/target_loss": alignments.target_loss, "dga/target_norm": alignments.target_norm}
     return metrics
 
@@ -359,6 +382,22 @@ def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> Non
             f"Processes {others[:8]} hold other weights than the rest at update {update}; this one has version "
             f"{mixture.weights_version}. Call `set_weights` with the same weights at the same step on every process."
         )
+
+
+def _exposure(trainer: Any) -> Exposure:
+    mixture = _mixture(trainer)
+    sizes = mixture.domain_sizes.double()
+    known = torch.where(sizes > 0, sizes, torch.inf)
+    return Exposure(mixture.samples_seen.double(), known, _planned_samples(trainer))
+
+
+def _planned_samples(trainer: Any) -> float | None:
+    """Training samples of the whole run, over all processes, where the Trainer's settings say how many."""
+    mixture = _mixture(trainer)
+    limits = [trainer.max_steps * trainer.accumulate_grad_batches] if trainer.max_steps >= 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        limits.append(trainer.max_epochs * mixture.batches_per_epoch)
+    return float(min(limits) * mixture.batch_size * trainer.world_size) if limits else None
 
 
 def _mixture(trainer: Any) -> Mixture:

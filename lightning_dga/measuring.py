@@ -51,11 +51,13 @@ class Measurer:
 
     Attributes:
         preferred: Name of the estimator that a resumed run had chosen.
+        mixtures: Mixtures of the domains that are measured in their place, ``[N, k]``, where a rule asks for them.
     """
 
     def __init__(self, estimator: Estimator | StepEstimator | Auto, settings: Settings) -> None:
         self.estimator = estimator
         self.preferred: str | None = None
+        self.mixtures: Tensor | None = None
         self._settings = settings
         self._in_use: Estimator | StepEstimator | None = None
         self._open = False
@@ -69,6 +71,11 @@ class Measurer:
 
     def prepare(self, trainer: Any, pl_module: Any, update: int, period: int) -> None:
         """Chooses the estimator, and says what aligning will cost."""
+        if isinstance(self.estimator, StepEstimator) and not self._of_domains_and_one_target(trainer):
+            raise MisconfigurationException(
+                f"`estimator='{_name(self.estimator)}'` sees the domains' samples in a training step: it can measure "
+                "neither mixtures of domains, nor several targets. Use `estimator='auto'`."
+            )
         with self._measurement(trainer, pl_module, update) as measurement:
             self._choose(trainer, measurement, period)
             step = _training_step(trainer, period)
@@ -79,7 +86,7 @@ class Measurer:
             step, samples=samples, target_samples=probes.target_samples, sample_cost=SAMPLE_COST.get(name, 1.0)
         )
         rank_zero_info(
-            f"Aligning {len(_mixture(trainer).domain_names):,} domains every {period:,} steps by `{name}`: {samples:,} "
+            f"Aligning {measurement.num_domains:,} domains every {period:,} steps by `{name}`: {samples:,} "
             f"probe and {probes.target_samples:,} target samples beside {period * step.samples:,} training samples, "
             f"about {share:.2%} more work."
         )
@@ -128,20 +135,18 @@ class Measurer:
         if self._open and isinstance(self._in_use, StepEstimator):
             self._open = False
             try:
-                found = self._in_use.finish(trainer.global_step - 1)
+                in_step = self._in_use.finish(trainer.global_step - 1)
             except EstimatorRefusal as refusal:
                 self._do_without(refusal)
             else:
-                return found.carrying(earlier) if found is not None else None
-        with self._measurement(trainer, pl_module, update) as measurement:
-            estimator = self._choose(trainer, measurement, period)
-            if isinstance(estimator, StepEstimator):
-                # it was chosen just now, and its step is over
-                return Backward().measure(measurement)
-            try:
-                return estimator.measure(measurement)
-            except EstimatorRefusal as refusal:
-                return self._do_without(refusal).measure(measurement)
+                return in_step.carrying(earlier) if in_step is not None else None
+        found: dict[str, Alignments] = {}
+        for number, name in enumerate(_mixture(trainer).target_names):
+            of_target = self._measure_target(trainer, pl_module, update, period, number)
+            if of_target is None:
+                return None
+            found[name] = of_target
+        return Alignments.of_targets(found)
 
     def take_seconds(self) -> float:
         """Time spent around training steps since it was last asked."""
@@ -158,7 +163,7 @@ class Measurer:
         if isinstance(self.estimator, Auto):
             module = measurement.module
             watched = (
-                probe_loss(trainer, module, training_step_loss) if _steps_can_be_watched(trainer, module) else None
+                probe_loss(trainer, module, training_step_loss) if self._steps_can_be_watched(trainer, module) else None
             )
             before = self._in_use
             self._in_use = self.estimator.choose(measurement, _training_step(trainer, period), watched, self.preferred)
@@ -169,6 +174,17 @@ class Measurer:
             self._in_use = self.estimator
         return self._in_use
 
+    def _measure_target(self, trainer: Any, pl_module: Any, update: int, period: int, target: int) -> Alignments | None:
+        with self._measurement(trainer, pl_module, update, target) as measurement:
+            estimator = self._choose(trainer, measurement, period)
+            if isinstance(estimator, StepEstimator):
+                # it was chosen just now, and its step is over
+                return Backward().measure(measurement)
+            try:
+                return estimator.measure(measurement)
+            except EstimatorRefusal as refusal:
+                return self._do_without(refusal).measure(measurement)
+
     def _do_without(self, refusal: EstimatorRefusal) -> Estimator:
         """What measures after the chosen estimator refused: the reference, where the choice is ours."""
         if not isinstance(self.estimator, Auto):
@@ -178,8 +194,15 @@ class Measurer:
         rank_zero_info(f"From now on alignments are measured by `backward`; `{name}` refused: {refusal}")
         return reference
 
+    def _steps_can_be_watched(self, trainer: Any, pl_module: Any) -> bool:
+        single = bool(pl_module.automatic_optimization) and len(trainer.optimizers) == 1
+        return single and self._of_domains_and_one_target(trainer)
+
+    def _of_domains_and_one_target(self, trainer: Any) -> bool:
+        return self.mixtures is None and len(_mixture(trainer).target_names) == 1
+
     @contextmanager
-    def _measurement(self, trainer: Any, pl_module: Any, update: int) -> Iterator[Measurement]:
+    def _measurement(self, trainer: Any, pl_module: Any, update: int, target: int = 0) -> Iterator[Measurement]:
         settings, mixture = self._settings, _mixture(trainer)
         with isolated(pl_module), _loggers_muted(trainer):
             trainable = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
@@ -194,8 +217,8 @@ class Measurer:
                 probe_loss(trainer, pl_module, find_loss(pl_module, settings.loss_fn)),
                 parameters=[p for name, p in trainable if pattern.search(name)],
                 bystanders=[p for name, p in trainable if not pattern.search(name)],
-                probes=mixture.probes(update, settings.probe_batch_size),
-                num_domains=len(mixture.domain_names),
+                probes=mixture.probes(update, settings.probe_batch_size, target=target, mixtures=self.mixtures),
+                num_domains=len(mixture.domain_names if self.mixtures is None else self.mixtures),
                 step=trainer.global_step,
                 preconditioner=adam_preconditioner(trainer.optimizers) if settings.preconditioner else None,
             )
@@ -232,10 +255,6 @@ def _training_step(trainer: Any, period: int) -> TrainingStep:
     mixture = _mixture(trainer)
     samples = mixture.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     return TrainingStep(samples, mixture.pure_batches or mixture.batch_size == 1, period)
-
-
-def _steps_can_be_watched(trainer: Any, pl_module: Any) -> bool:
-    return bool(pl_module.automatic_optimization) and len(trainer.optimizers) == 1
 
 
 def _loss_scale(trainer: Any) -> float:

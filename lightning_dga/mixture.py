@@ -37,13 +37,33 @@ class Mixture(Protocol):
         """Batches that were trained on under older weights since the newest were set."""
         ...
 
-    def probes(self, update: int, size: int) -> Probes:
-        """The samples for an update, ``size`` of each domain."""
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the targets."""
+        ...
+
+    @property
+    def domain_sizes(self) -> Tensor:
+        """Samples in each domain, ``[k]``; 0 where that is not known."""
+        ...
+
+    @property
+    def samples_seen(self) -> Tensor:
+        """Training samples drawn from each domain so far, over all processes, ``[k]``."""
+        ...
+
+    def probes(self, update: int, size: int, *, target: int = 0, mixtures: Tensor | None = None) -> Probes:
+        """The samples for an update, ``size`` of each domain, or of each of some mixtures (``[N, k]``) of them."""
         ...
 
     @property
     def batch_size(self) -> int:
         """Samples of a training batch of one process."""
+        ...
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of one process in an epoch."""
         ...
 
     @property

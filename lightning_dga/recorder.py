@@ -105,7 +105,9 @@ class RunRecorder(Callback):
     def _append(self, trainer: Any) -> None:
         alignments, weights = _alignments(trainer), trainer.datamodule.weights.tolist()
         fresh = alignments is not None and alignments.step > self._step
-        values: Iterable[Any] = alignments.values.tolist() if alignments is not None and fresh else [""] * len(weights)
+        # the alignments of basis distributions are no domain's
+        of_domains = alignments is not None and fresh and len(alignments.values) == len(weights)
+        values: Iterable[Any] = alignments.values.tolist() if of_domains else [""] * len(weights)
         self._step, self._version = trainer.global_step, trainer.datamodule.weights_version
         with self._weights_file("a") as file:
             csv.writer(file).writerow([self._step, self._version, *weights, *values])

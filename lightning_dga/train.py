@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from contextlib import ExitStack
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hydra_plugins.lightning_dga_searchpath import config_dir
 from lightning_dga._lightning import MisconfigurationException, rank_zero_info, seed_everything
 from lightning_dga.data.errors import DataError
 from lightning_dga.distributed import leave_together
+from lightning_dga.make_domains.histogram import target_histogram
 from lightning_dga.planning import plan
 from lightning_dga.preemption import Preempted, Preemption, newest_checkpoint, was_requeued
 from lightning_dga.recorder import RunRecorder
@@ -47,8 +49,20 @@ def _from_json(path: str) -> DictConfig:
     return OmegaConf.create(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-# a config may take a mapping from a file: callbacks.dga.rule.histogram='${json:histogram.json}'
+# every look at the config asks again
+_counted = cache(target_histogram)
+
+
+def _histogram(*, _root_: DictConfig) -> DictConfig | None:
+    data = _root_.data
+    if any(OmegaConf.is_missing(data, key) for key in ("root", "target")):
+        return None  # which is told together with what else is missing
+    return OmegaConf.create(_counted(data.root, data.target, data.target_documents, data.target_seed))
+
+
+# a config may take a mapping from a file, prior='${json:histogram.json}', or count a target's documents by domain
 OmegaConf.register_new_resolver("json", _from_json, replace=True)
+OmegaConf.register_new_resolver("histogram", _histogram, replace=True)
 # as many processes as there are devices on all machines
 OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
 

@@ -35,22 +35,11 @@ def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: st
     """
     if values is None:
         return torch.full((len(names),), 1.0 / len(names), dtype=torch.float64)
-    if isinstance(values, str | Path):
-        values = _from_file(Path(values), argument)
-    if isinstance(values, Mapping):
-        values = _in_order(values, names, argument)
-    weights = torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
-    if weights.shape != (len(names),):
-        raise ValueError(
-            f"`{argument}` has shape {tuple(weights.shape)}, expected one number for each of the {len(names)} domains."
-        )
+    weights = in_order(values, names, argument=argument)
     least, largest = torch.aminmax(weights)
-    # NaN fails both comparisons
-    if not (least >= 0 and largest < torch.inf):
-        for problem, wrong in (("not finite", ~weights.isfinite()), ("negative", weights < 0)):
-            if wrong.any():
-                first = int(wrong.nonzero()[0])
-                raise ValueError(f"`{argument}` of domain {names[first]!r} is {problem}: {weights[first].item()}.")
+    if least < 0:
+        first = int((weights < 0).nonzero()[0])
+        raise ValueError(f"`{argument}` of domain {names[first]!r} is negative: {weights[first].item()}.")
     if largest == 0:
         raise ValueError(f"`{argument}` are all zero; give at least one domain a positive weight.")
     # dividing by the largest first keeps the sum finite for weights near the end of the range
@@ -74,7 +63,37 @@ def _from_file(file: Path, argument: str) -> Mapping[str, float] | Tensor:
     return values
 
 
-def _in_order(values: Mapping[str, float], names: Sequence[str], argument: str) -> list[float]:
+def in_order(values: WeightsLike, names: Sequence[str], *, argument: str) -> Tensor:
+    """One finite number for each domain.
+
+    Args:
+        values: A mapping that names every domain, or ``k`` numbers in the order of ``names``.
+        names: The k domain names.
+        argument: What to call ``values`` in an error.
+
+    Returns:
+        The numbers, ``[k]`` float64, a copy.
+
+    Raises:
+        ValueError: If a name is missing or unknown, there are not k numbers, or one is NaN or infinite.
+    """
+    if isinstance(values, str | Path):
+        values = _from_file(Path(values), argument)
+    if isinstance(values, Mapping):
+        values = _listed_by(values, names, argument)
+    numbers = torch.as_tensor(values, dtype=torch.float64).detach().cpu().clone()
+    if numbers.shape != (len(names),):
+        raise ValueError(
+            f"`{argument}` has shape {tuple(numbers.shape)}, expected one number for each of the {len(names)} domains."
+        )
+    # the sum of finite numbers may overflow, so that this asks further only where there is something to find
+    if not numbers.sum().isfinite() and not numbers.isfinite().all():
+        first = int((~numbers.isfinite()).nonzero()[0])
+        raise ValueError(f"`{argument}` of domain {names[first]!r} is not finite: {numbers[first].item()}.")
+    return numbers
+
+
+def _listed_by(values: Mapping[str, float], names: Sequence[str], argument: str) -> list[float]:
     known = set(names)
     for name in values:
         if name not in known:

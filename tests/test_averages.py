@@ -28,8 +28,8 @@ def test_it_is_in_units_of_the_targets_gradient():
 def test_a_domain_that_was_not_measured_keeps_its_average():
     first = AlignmentAverages().updated(measured([4.0, 4.0, 4.0]), 0.5)
     later = first.updated(measured([8.0, 8.0, 8.0], counts=[1, 0, 1], ages=[0, 0, 3]), 0.5)
-    assert later.mean.tolist() == [0.5 * 0.5 * 1 + 0.5 * 2, 0.5, 0.5]
-    assert later.weight.tolist() == [0.75, 0.5, 0.5]
+    assert later.moments.mean.tolist() == [0.5 * 0.5 * 1 + 0.5 * 2, 0.5, 0.5]
+    assert later.moments.weight.tolist() == [0.75, 0.5, 0.5]
 
 
 def test_signal_to_noise_of_normal_measurements():
@@ -57,5 +57,5 @@ def test_there_is_no_noise_to_tell_from_one_measurement():
 def test_it_can_be_saved(tmp_path):
     averages = AlignmentAverages().updated(measured([4.0, 2.0]), 0.5)
     torch.save(averages.state_dict(), tmp_path / "state.pt")
-    again = AlignmentAverages(**torch.load(tmp_path / "state.pt", weights_only=True))
-    assert again.mean.tolist() == averages.mean.tolist()
+    again = AlignmentAverages.from_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert again.moments.mean.tolist() == averages.moments.mean.tolist()

@@ -14,13 +14,16 @@ from lightning_dga.train import config_dir
 CHOICES = {
     group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in config_dir().iterdir() if group.is_dir()
 }
+ONE = "{{code: 1, comments: 0, docstrings: 0, manual: 0, messages: 0, tables: 0}}"
 NEEDED = {
     "data=corpora": ["data.root={corpora}", "data.target=weather"],
     "data=token_bins": ["data.root={corpora}-bins", "data.target=weather", "data.context_length=32"],
     "data=clusters": ["data.root={corpora}", "data.target=weather", "data.labels={corpora}/labels.npy"],
     "experiment=corpora": ["data.root={corpora}", "data.target=weather"],
-    "callbacks=importance": ["callbacks.dga.rule.histogram={{code: 1, comments: 0, docstrings: 0, manual: 0, "
-                             "messages: 0, tables: 0}}"],
+    "callbacks=importance": [f"prior={ONE}"],
+    "callbacks=water_filling": [f"prior={ONE}"],
+    "callbacks=doremi": [f"callbacks.dga.rule.reference={ONE}"],
+    "callbacks=dga_basis": [f"callbacks.dga.rule.basis={{{{one: {ONE}}}}}"],
     "trainer=gpu": ["trainer.accelerator=cpu"],  # no GPU where the tests run; the rest of the config is instantiated
     "trainer=ddp": ["trainer.accelerator=cpu", "trainer.devices=2"],
     "trainer=multi_node": ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=3"],

@@ -21,8 +21,11 @@ QUICK = [
     "model.num_layers=1",
     "model.num_heads=2",
     "data.context_length=16",
+    "data.batch_size=8",
+    "data.target_batch_size=8",
     "data.vocab_size=300",
     "data.tokens_per_domain=2000",
+    "prior=null",
     "~callbacks.progress",
     "trainer.enable_progress_bar=false",
 ]
@@ -65,6 +68,15 @@ def test_a_run_leaves_its_folder(tmp_path, corpora):
     assert "dga/weight/sky" in logged and "train/loss" in logged
 
 
+def test_the_target_is_counted_for_a_prior(tmp_path, corpora):
+    where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather"]
+    done = dga_train(tmp_path, *where, *(setting for setting in QUICK if setting != "prior=null"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = tmp_path / "runs" / "weather" / "dga_seed0"
+    assert OmegaConf.load(run / "config.yaml").prior == {"sea": 0, "sky": 1, "soil": 0}
+    assert float(rows(run)[0]["weight/sky"]) == 1
+
+
 def test_it_does_not_overwrite_a_run_unless_told(tmp_path, corpora):
     assert corpora_run(tmp_path, corpora).returncode == 0
     before = (tmp_path / "runs/weather/dga_seed0/metrics.json").read_text()
@@ -76,9 +88,11 @@ def test_it_does_not_overwrite_a_run_unless_told(tmp_path, corpora):
 
 
 def test_a_run_is_resumed(tmp_path, corpora):
-    whole = corpora_run(tmp_path, corpora, "name=whole")
+    # the first part is planned to be shorter, which this rule does not mind; `auto` may choose otherwise each time
+    rule = ["callbacks.dga.rule=dga_paper", "callbacks.dga.estimator=backward"]
+    whole = corpora_run(tmp_path, corpora, *rule, "name=whole")
     assert whole.returncode == 0, whole.stderr[-2000:]
-    steps = ["name=parts", "model.max_steps=6"]
+    steps = [*rule, "name=parts", "model.max_steps=6"]
     first = corpora_run(tmp_path, corpora, *steps, "trainer.max_steps=5", "resume=true")
     # the checkpoint is of step 3; what the run wrote after it is taken back
     assert rows(tmp_path / "runs/parts/dga_seed0")[-1]["step"] == "4"

@@ -74,6 +74,16 @@ class Plain(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), self.lr)
 
 
+class StopAt(L.Callback):
+    """Ends a run early, whose planned length is another."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step >= self.step
+
+
 def trainer(*callbacks, **arguments):
     settings = {
         "accelerator": "cpu",

@@ -14,7 +14,7 @@ from typing_extensions import override
 from lightning_dga._lightning import LightningDataModule
 from lightning_dga.data.composition import Composition
 from lightning_dga.data.loader import BatchInfo, MixtureLoader
-from lightning_dga.data.probes import ProbeReader, Probes
+from lightning_dga.data.probes import MixedPool, Pool, ProbeReader, Probes
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, Sources
 from lightning_dga.data.workers import outlive_signals
 from lightning_dga.weights import WeightsLike, as_weights
@@ -35,12 +35,12 @@ class MixtureDataModule(LightningDataModule):
             every epoch; an iterable is read in its own order and started again when it ends. One that can be split
             (``num_shards`` and ``shard``) is shared by the processes, and one with ``state_dict`` resumes by it, as
             Hugging Face's streams do; of others every process reads all, and a resumed run reads again from the start.
-        target: The target set: samples of what the model shall be good at.
+        target: The target set: samples of what the model shall be good at. Several by name, where there are several.
         val: Validation data.
         test: Test data.
         weights: Weights to start with: a mapping that names every domain, or k numbers. Uniform if not given.
         batch_size: Training samples per batch and process.
-        target_batch_size: Target samples for each alignment, over all processes together.
+        target_batch_size: Samples of each target for an alignment, over all processes together.
         num_workers: Worker processes that read and collate training, validation and test batches.
         collate_fn: Turns a list of samples into a batch; torch's default if not given.
         seed: Selects the sequence of training samples.
@@ -76,7 +76,7 @@ class MixtureDataModule(LightningDataModule):
     def __init__(
         self,
         domains: Mapping[str, Dataset] | Sources,
-        target: Dataset,
+        target: Dataset | Mapping[str, Dataset],
         *,
         val: Dataset | None = None,
         test: Dataset | None = None,
@@ -112,7 +112,7 @@ class MixtureDataModule(LightningDataModule):
         self.target_batch_size = target_batch_size
         self.seed = seed
         self._sources = DatasetPerDomain(domains) if isinstance(domains, Mapping) else domains
-        self._target = DatasetPerDomain({"target": target})
+        self._target = DatasetPerDomain(target if isinstance(target, Mapping) else {"target": target})
         run_length = batch_size if pure_batches else 1
         self._composition = Composition(
             as_weights(weights, self.domain_names), seed, sampling=sampling, run_length=run_length
@@ -143,7 +143,7 @@ class MixtureDataModule(LightningDataModule):
         cls,
         dataset: Dataset,
         labels: Sequence[int] | NDArray[np.int64] | Tensor,
-        target: Dataset,
+        target: Dataset | Mapping[str, Dataset],
         **arguments: Any,
     ) -> "MixtureDataModule":
         """A mixture of the clusters of one data set.
@@ -151,7 +151,7 @@ class MixtureDataModule(LightningDataModule):
         Args:
             dataset: A map-style data set.
             labels: Integer domain label of each sample. Labels that do not occur are not domains.
-            target: The target set.
+            target: The target set, or several by name.
             **arguments: As of the class. Domains are named by their label: ``"0"``, ``"1"``, …
         """
         return cls(LabelledDataset(dataset, labels), target, **arguments)
@@ -160,6 +160,11 @@ class MixtureDataModule(LightningDataModule):
     def domain_names(self) -> tuple[str, ...]:
         """The k domain names, in the order of every weight and alignment."""
         return self._sources.names
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Names of the targets; ``("target",)`` where one was given without a name."""
+        return self._target.names
 
     @property
     def weights(self) -> Tensor:
@@ -209,13 +214,28 @@ class MixtureDataModule(LightningDataModule):
     @property
     def epochs_seen(self) -> Tensor:
         """How often each domain has been gone through, ``[k]`` float64; NaN for an iterable of unknown size."""
-        sizes = torch.from_numpy(self._sources.sizes).double()
+        sizes = self.domain_sizes.double()
         return torch.where(sizes > 0, self.samples_seen / sizes, torch.nan)
 
-    def probes(self, update: int, size: int) -> Probes:
-        """This process's share of the probes of an update: ``size`` samples of every domain, and target samples."""
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of one process in an epoch."""
+        return self._batches_per_epoch or self._epoch(self.batch_size * self._rank_and_world_size()[1])
+
+    def probes(self, update: int, size: int, *, target: int = 0, mixtures: Tensor | None = None) -> Probes:
+        """This process's share of the probes of an update: ``size`` samples of every domain, and target samples.
+
+        Args:
+            update: Number of the update; selects the samples.
+            size: Samples of each domain, over all processes.
+            target: Number of the target.
+            mixtures: Takes ``size`` samples of each of these mixtures of the domains instead, ``[N, k]``, rows on the
+                simplex. Domains must be map-style.
+        """
         rank, world_size = self._rank_and_world_size()
-        return Probes(self._probe_reader(), update, size, self.target_batch_size, rank, world_size)
+        reader = self._probe_reader()
+        pool: Pool = reader.domains if mixtures is None else MixedPool(reader.domains, mixtures.numpy(), self.seed)
+        return Probes(reader, pool, update, size, target, self.target_batch_size, rank, world_size)
 
     @override
     def train_dataloader(self) -> MixtureLoader:
@@ -229,7 +249,7 @@ class MixtureDataModule(LightningDataModule):
             self._composition,
             self._sources,
             batch_size=self.batch_size,
-            batches_per_epoch=self._batches_per_epoch or self._epoch(batch),
+            batches_per_epoch=self.batches_per_epoch,
             collate_fn=self._collate_fn,
             rank=rank,
             world_size=world_size,

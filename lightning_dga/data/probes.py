@@ -7,14 +7,14 @@ measurement costs each the less the more there are.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_dga.data.sources import ShuffledOrder, Sources, iter_streams
 
-_PROBES, _TARGET = 1, 2
+_PROBES, _TARGET, _MIXTURES = 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +22,8 @@ class Probe:
     """Samples that alignments are measured on, collated.
 
     Attributes:
-        domains: Domain of each sample, ``[n]`` int64; -1 for a sample of the target set, and for one that only fills a
-            batch up and is not to be counted.
+        domains: Domain of each sample (or mixture of domains, where these are probed), ``[n]`` int64; -1 for a sample
+            of a target set, and for one that only fills a batch up and is not to be counted.
         indices: Index of each sample within its domain, ``[n]`` int64.
         batch: What the user's ``collate_fn`` made of them.
     """
@@ -33,22 +33,133 @@ class Probe:
     batch: Any
 
 
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Samples chosen for an update.
+
+    Attributes:
+        labels: What each sample is measured for: its domain, or a mixture that it was drawn from; ``[n]`` int64, in
+            increasing order.
+        domains: Domain of each sample, ``[n]`` int64.
+        positions: Position of each in its domain, ``[n]`` int64.
+        first: Positions before this one will not be asked for again.
+    """
+
+    labels: NDArray[np.int64]
+    domains: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    first: int
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.labels)
+
+    def __getitem__(self, which: Any) -> "Choice":
+        """Some of them."""
+        return Choice(self.labels[which], self.domains[which], self.positions[which], self.first)
+
+    def of(self, only: Sequence[int] | None) -> "Choice":
+        """Those of some labels; all if not given."""
+        return self if only is None else self[np.isin(self.labels, np.asarray(only, dtype=np.int64))]
+
+
+class Pool(Protocol):
+    """Samples to probe."""
+
+    def chosen(self, update: int, size: int) -> Choice:
+        """The samples of an update, ``size`` for each label (all of a domain, where it is smaller)."""
+        ...
+
+    def read(self, choice: Choice) -> tuple[NDArray[np.int64], list[Any]]:
+        """Index within its domain, and sample, of each."""
+        ...
+
+
+class DomainPool:
+    """Samples of domains, each in an order of its own.
+
+    Args:
+        sources: The domains.
+        order: The order.
+    """
+
+    def __init__(self, sources: Sources, order: ShuffledOrder) -> None:
+        self.sizes = sources.sizes
+        self._sources = sources
+        self._order = order
+        self._streams = dict(iter_streams(sources))
+
+    def chosen(self, update: int, size: int) -> Choice:
+        """See :class:`Pool`."""
+        each = np.where(self.sizes > 0, np.minimum(self.sizes, size), size)
+        domains = np.repeat(np.arange(len(each)), each)
+        positions = update * each[domains] + np.arange(len(domains)) - (np.cumsum(each) - each)[domains]
+        return Choice(domains, domains, positions, update * size)
+
+    def read(self, choice: Choice) -> tuple[NDArray[np.int64], list[Any]]:
+        """See :class:`Pool`."""
+        indices = self._order.indices(choice.domains, choice.positions)
+        for domain in set(choice.domains.tolist()) & self._streams.keys():
+            self._streams[domain].release(choice.first)
+        pairs = zip(choice.domains.tolist(), indices.tolist(), strict=True)
+        return indices, [self._one(domain, index) for domain, index in pairs]
+
+    def _one(self, domain: int, index: int) -> Any:
+        stream = self._streams.get(domain)
+        return self._sources.read(domain, index) if stream is None else stream.get(index)
+
+
+class MixedPool:
+    """Samples drawn from mixtures of domains, with replacement.
+
+    Args:
+        domains: The domains, all of them map-style.
+        mixtures: Weights of the domains in each mixture, ``[N, k]`` float64, rows on the simplex.
+        seed: Selects the samples.
+
+    Raises:
+        ValueError: If a domain that has a weight is a stream.
+    """
+
+    def __init__(self, domains: DomainPool, mixtures: NDArray[np.float64], seed: int) -> None:
+        if (domains.sizes[(mixtures > 0).any(0)] == 0).any():
+            raise ValueError("Mixtures of domains can be probed only where each domain is a map-style data set.")
+        self._pool = domains
+        self._mixtures = mixtures
+        self._seed = seed
+
+    def chosen(self, update: int, size: int) -> Choice:
+        """See :class:`Pool`."""
+        # one generator for each update, so that an update's samples are found without those before it
+        random = np.random.Generator(np.random.Philox(key=[self._seed & 0xFFFFFFFFFFFFFFFF, _MIXTURES]).jumped(update))
+        cumulative = self._mixtures.cumsum(1)
+        drawn = random.random((len(cumulative), size)) * np.nextafter(cumulative[:, -1:], 0)
+        rows = zip(cumulative, drawn, strict=True)
+        domains = np.concatenate([np.searchsorted(row, points, side="right") for row, points in rows])
+        labels = np.repeat(np.arange(len(cumulative)), size)
+        return Choice(labels, domains, random.integers(self._pool.sizes[domains]), 0)
+
+    def read(self, choice: Choice) -> tuple[NDArray[np.int64], list[Any]]:
+        """See :class:`Pool`."""
+        return self._pool.read(choice)
+
+
 class ProbeReader:
     """Reads the probes of an update; a pure function of the update's number, so that nothing has to be saved.
 
     Args:
         domains: The training domains.
-        target: The target set, as a source of one domain.
+        targets: The target sets, each as a domain.
         collate_fn: Turns a list of samples into a batch.
         seed: Selects the samples.
         most: Samples in one batch at most, so that a probe needs no more memory than a training step.
     """
 
     def __init__(
-        self, domains: Sources, target: Sources, collate_fn: Callable[[list[Any]], Any], *, seed: int, most: int
+        self, domains: Sources, targets: Sources, collate_fn: Callable[[list[Any]], Any], *, seed: int, most: int
     ) -> None:
-        self.domains = _Reader(domains, ShuffledOrder(domains.sizes, seed, _PROBES))
-        self.target = _Reader(target, ShuffledOrder(target.sizes, seed, _TARGET))
+        self.domains = DomainPool(domains, ShuffledOrder(domains.sizes, seed, _PROBES))
+        self.targets = DomainPool(targets, ShuffledOrder(targets.sizes, seed, _TARGET))
         self.collate = collate_fn
         self.most = most
 
@@ -58,17 +169,21 @@ class Probes:
     """The probes of one update, as one process reads them.
 
     Args:
-        reader: Reads them.
+        reader: Reads the target, and collates.
+        pool: What the samples of domains, or of mixtures of them, are taken from.
         update: Number of the update.
         size: Samples of each domain over all processes (all of a domain, where it is smaller).
+        target_number: Which target it is.
         target_size: Samples of the target set over all processes.
         rank: Which share is this process's.
         world_size: How many processes share them.
     """
 
     reader: ProbeReader
+    pool: Pool
     update: int
     size: int
+    target_number: int
     target_size: int
     rank: int = 0
     world_size: int = 1
@@ -76,16 +191,16 @@ class Probes:
     @property
     def samples(self) -> int:
         """Samples of all domains, over all processes."""
-        return int(_each(self.reader.domains.sizes, self.size).sum())
+        return len(self.pool.chosen(self.update, self.size))
 
     @property
     def target_samples(self) -> int:
         """Samples of the target set, over all processes."""
-        return int(_each(self.reader.target.sizes, self.target_size).sum())
+        return len(self._of_target())
 
     def target(self) -> Iterator[Probe]:
         """This process's share of the target samples."""
-        for probe in self._by_domain(self.reader.target, self.target_size, None):
+        for probe in self._by_label(self.reader.targets, self._of_target()):
             yield replace(probe, domains=np.full_like(probe.domains, -1))
 
     def by_domain(self, only: Sequence[int] | None = None) -> Iterator[Probe]:
@@ -94,7 +209,7 @@ class Probes:
         Args:
             only: The domains to read; all if not given.
         """
-        return self._by_domain(self.reader.domains, self.size, only)
+        return self._by_label(self.pool, self.pool.chosen(self.update, self.size).of(only))
 
     def mixed(self, only: Sequence[int] | None = None, most: int | None = None) -> Iterator[Probe]:
         """This process's share of the domains' samples, in batches of many domains, as many on every process.
@@ -106,76 +221,35 @@ class Probes:
             most: Samples in one batch at most; if not given, or more than the reader's, the reader's.
         """
         size = min(most or self.reader.most, self.reader.most)
-        reader = self.reader.domains
-        domains, positions = _flat(reader.sizes, self.size, self.update, only)
-        share = -(-len(domains) // self.world_size)
+        choice = self.pool.chosen(self.update, self.size).of(only)
+        share = -(-len(choice) // self.world_size)
         own = np.arange(self.rank * share, (self.rank + 1) * share)
-        counted, own = own < len(domains), np.minimum(own, len(domains) - 1)
+        counted, own = own < len(choice), np.minimum(own, len(choice) - 1)
         for start in range(0, share, size):
-            part = own[start : start + size]
-            probe = self._probe(reader, domains[part], positions[part], self.update * self.size)
-            yield replace(probe, domains=np.where(counted[start : start + len(part)], probe.domains, -1))
+            probe = self._probe(self.pool, choice[own[start : start + size]])
+            yield replace(probe, domains=np.where(counted[start : start + len(probe.domains)], probe.domains, -1))
 
     def whole(self) -> "Probes":
         """The same probes, all of them read by this process."""
         return replace(self, rank=0, world_size=1)
 
-    def _by_domain(self, reader: "_Reader", size: int, only: Sequence[int] | None) -> Iterator[Probe]:
-        domains, positions = _flat(reader.sizes, size, self.update, only)
-        first, last = (len(domains) * share // self.world_size for share in (self.rank, self.rank + 1))
-        domains, positions = domains[first:last], positions[first:last]
-        for start, stop in _runs(domains, self.reader.most):
-            yield self._probe(reader, domains[start:stop], positions[start:stop], self.update * size)
+    def _of_target(self) -> Choice:
+        return self.reader.targets.chosen(self.update, self.target_size).of([self.target_number])
 
-    def _probe(self, reader: "_Reader", domains: NDArray[np.int64], positions: NDArray[np.int64], first: int) -> Probe:
-        indices, samples = reader.read(domains, positions, first)
-        return Probe(domains, indices, self.reader.collate(samples))
+    def _by_label(self, pool: Pool, choice: Choice) -> Iterator[Probe]:
+        first, last = (len(choice) * share // self.world_size for share in (self.rank, self.rank + 1))
+        choice = choice[first:last]
+        for start, stop in _runs(choice.labels, self.reader.most):
+            yield self._probe(pool, choice[start:stop])
 
-
-class _Reader:
-    """Samples of sources by domain and position, in an order of their own."""
-
-    def __init__(self, sources: Sources, order: ShuffledOrder) -> None:
-        self.sizes = sources.sizes
-        self._sources = sources
-        self._order = order
-        self._streams = dict(iter_streams(sources))
-
-    def read(
-        self, domains: NDArray[np.int64], positions: NDArray[np.int64], first: int
-    ) -> tuple[NDArray[np.int64], list[Any]]:
-        """Indices and samples; of a stream, what lies before position ``first`` will not be asked for again."""
-        indices = self._order.indices(domains, positions)
-        for domain in set(domains.tolist()) & self._streams.keys():
-            self._streams[domain].release(first)
-        return indices, [self._one(int(domain), int(index)) for domain, index in zip(domains, indices, strict=True)]
-
-    def _one(self, domain: int, index: int) -> Any:
-        stream = self._streams.get(domain)
-        return self._sources.read(domain, index) if stream is None else stream.get(index)
+    def _probe(self, pool: Pool, choice: Choice) -> Probe:
+        indices, samples = pool.read(choice)
+        return Probe(choice.labels, indices, self.reader.collate(samples))
 
 
-def _flat(
-    sizes: NDArray[np.int64], size: int, update: int, only: Sequence[int] | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Domain and position of all samples of an update, domain after domain."""
-    each = _each(sizes, size)
-    domains = np.repeat(np.arange(len(sizes)), each)
-    positions = update * each[domains] + np.arange(len(domains)) - (np.cumsum(each) - each)[domains]
-    if only is None:
-        return domains, positions
-    wanted = np.isin(domains, np.asarray(only, dtype=np.int64))
-    return domains[wanted], positions[wanted]
-
-
-def _each(sizes: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Samples of each domain: all of one that is smaller than asked for."""
-    return np.where(sizes > 0, np.minimum(sizes, size), size)
-
-
-def _runs(domains: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of each run of one domain, cut to at most ``most`` samples."""
-    bounds = np.concatenate([[0], np.flatnonzero(np.diff(domains)) + 1, [len(domains)]])
+def _runs(labels: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of each run of one label, cut to at most ``most`` samples."""
+    bounds = np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1, [len(labels)]])
     for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         for start in range(begin, end, most):
             yield start, min(start + most, end)

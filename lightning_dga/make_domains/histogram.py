@@ -39,15 +39,24 @@ def run(options: argparse.Namespace) -> None:
     (_of_clusters if is_clustered(options.folder) else _of_named_domains)(options)
 
 
-def _of_named_domains(options: argparse.Namespace) -> None:
-    corpus = folder_corpus(
-        options.folder,
-        options.target,
-        target_documents=options.target_documents,
-        target_seed=options.target_seed,
-    )
+def target_histogram(
+    root: str | Path, target: str, target_documents: int | None = None, target_seed: int = 0
+) -> dict[str, float]:
+    """Shares of a target's documents that are nearest to each domain, by their words.
+
+    Args:
+        root: A folder of domains and targets; see :func:`~lightning_dga.data.text.folder_corpus`, also of the rest.
+        target: ``<name>`` of the target.
+        target_documents: How many of its documents are the target set.
+        target_seed: Selects them.
+    """
+    corpus = folder_corpus(root, target, target_documents=target_documents, target_seed=target_seed)
     embedding = TfidfEmbedding().fit(chain.from_iterable(corpus.domains.values()))
-    shares = nearest_domain_histogram(corpus.domains, corpus.target, embedding)
+    return nearest_domain_histogram(corpus.domains, corpus.target, embedding)
+
+
+def _of_named_domains(options: argparse.Namespace) -> None:
+    shares = target_histogram(options.folder, options.target, options.target_documents, options.target_seed)
     if options.output is None:
         print(json.dumps(shares, indent=2))
     else:

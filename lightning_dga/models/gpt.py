@@ -86,8 +86,10 @@ class GPT(LightningModule):
 
     def alignment_loss(self, batch: Tensor) -> Tensor:
         """Mean cross-entropy of each sequence, ``[batch]``, in nats per token."""
-        logits = self(batch[:, :-1])
-        return F.cross_entropy(logits.transpose(1, 2).float(), batch[:, 1:], reduction="none").mean(1)
+        logits, following = self(batch[:, :-1]), batch[:, 1:]
+        # flat, with the classes last: several times as fast as on classes in the middle
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), following.flatten(), reduction="none")
+        return losses.view_as(following).mean(1)
 
     @override
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:

@@ -3,16 +3,28 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning_dga.reweighting.dga import DGA, PaperDGA
-from lightning_dga.reweighting.fixed import Importance, Static, Uniform
+from lightning_dga.reweighting.basis import DistributionReweighting
+from lightning_dga.reweighting.dga import DGA
+from lightning_dga.reweighting.doge import DoGE
+from lightning_dga.reweighting.doremi import DoReMi
+from lightning_dga.reweighting.fixed import Importance, Static, Uniform, WaterFilling
+from lightning_dga.reweighting.grape import Grape
+from lightning_dga.reweighting.guard import Guarded
+from lightning_dga.reweighting.odm import ODM
+from lightning_dga.reweighting.paper import PaperDGA
 from lightning_dga.reweighting.rule import Rule, RuleState
 
 RULES: dict[str, Callable[..., Rule]] = {
     "dga": DGA,
     "dga_paper": PaperDGA,
+    "doge": DoGE,
+    "doremi": DoReMi,
+    "grape": Grape,
     "importance": Importance,
+    "odm": ODM,
     "static": Static,
     "uniform": Uniform,
+    "water_filling": WaterFilling,
 }
 
 
@@ -28,7 +40,7 @@ def make_rule(name: str, **settings: Any) -> Rule:
 
     Example:
         >>> make_rule("dga", step_size=0.2)
-        DGA(step_size=0.2, ema=0.3, decay=0.1)
+        DGA(step_size=0.2, ema=0.1, enough=0.15, epochs=8.0, prior=None)
     """
     if name not in RULES:
         raise ValueError(
@@ -41,4 +53,21 @@ def make_rule(name: str, **settings: Any) -> Rule:
         raise ValueError(f"`rule` {name!r} does not take these settings: {given} ({error}).") from error
 
 
-__all__ = ["DGA", "RULES", "Importance", "PaperDGA", "Rule", "RuleState", "Static", "Uniform", "make_rule"]
+__all__ = [
+    "DGA",
+    "ODM",
+    "RULES",
+    "DistributionReweighting",
+    "DoGE",
+    "DoReMi",
+    "Grape",
+    "Guarded",
+    "Importance",
+    "PaperDGA",
+    "Rule",
+    "RuleState",
+    "Static",
+    "Uniform",
+    "WaterFilling",
+    "make_rule",
+]

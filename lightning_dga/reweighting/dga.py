@@ -1,101 +1,141 @@
-"""Dynamic gradient alignment: the published rule and the default form of it."""
+"""Dynamic gradient alignment that is never the wrong choice: the default rule."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_dga.alignments import Alignments
+from lightning_dga.exposure import Exposure
+from lightning_dga.moments import Moments
+from lightning_dga.reweighting.mirror import check_ema, check_step_size
+from lightning_dga.reweighting.repetition import EPOCHS, check_epochs, planned_samples, remaining
 from lightning_dga.reweighting.rule import RuleState
+from lightning_dga.weights import as_weights
 
-
-@dataclass(frozen=True)
-class PaperDGA:
-    """Mirror descent on the raw inner products, then an exponential moving average of the weights (arXiv 2410.02498).
-
-    ``p_i`` is proportional to ``p_i exp(step_size a_i)``, and the weights are ``(1 - ema) weights + ema p``. The sign
-    is the one that the derivation needs: it raises the domains whose gradients lower the target loss. Raw inner
-    products have no scale that carries over from one model to the next, and one exploding gradient can lock the
-    mixture; :class:`DGA` is safer.
-
-    Args:
-        step_size: η of the mirror step.
-        ema: β, the share of the new weights in the average; 1 switches the average off.
-    """
-
-    step_size: float = 1.0
-    ema: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check(self.step_size, self.ema)
-
-    def start(self, domain_names: Sequence[str], weights: Tensor) -> tuple[Tensor, RuleState]:
-        """See :class:`~lightning_dga.reweighting.rule.Rule`."""
-        return weights, {"logits": weights.log()}
-
-    def update(self, weights: Tensor, alignments: Alignments, state: RuleState) -> tuple[Tensor, RuleState]:
-        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured keeps its logit."""
-        logits = state["logits"] + self.step_size * _or_zero(alignments.values, alignments.measured)
-        logits = torch.log_softmax(logits, 0)
-        return _averaged(weights, logits.exp(), self.ema), {"logits": logits}
+_TINY = torch.finfo(torch.float64).tiny
+# a prior that has this share of the advantage that alignments see is not trusted at all, or in full
+_DOUBTED, _TRUSTED = 0.4, 0.8
+# an exploding target gradient is no more than this often larger than usual
+_LARGEST_RISE = 2.0
 
 
 @dataclass(frozen=True)
 class DGA:
-    """Dynamic gradient alignment in a form without a scale, which forgets: the default rule.
+    """Dynamic gradient alignment without a scale, which forgets, and which minds repetition: the default rule.
 
-    Three changes to the published rule (:class:`PaperDGA`), each for a failure that was measured:
+    Each update goes three steps; ``docs/rules.md`` has the equations, and what each part is worth.
 
-    - Alignments are divided by the squared norm of the target gradient, the alignment of the target set with itself.
-      What is left says how much a step on the domain helps the target, next to a step on the target set, and does not
-      change when losses are rescaled.
-    - That quotient is cut to [-1, 1]: no domain is better than the target set, and one exploding probe cannot lock the
-      mixture.
-    - Logits decay toward those of the starting weights, so that a domain comes down again once it is memorised and its
-      alignment fades; accumulated logits saturate and stay.
+    1. *What the domains deserve, by alignment.* The inner products are divided by the target gradient's norm, cut to
+       its usual size and averaged over updates. A domain's advantage is what it has over the average domain. The
+       advantages in units of the largest, shrunk by the share of their spread that is noise, and where even the largest
+       is small beside the target's own gradient, are log-weights.
+    2. *The prior's word.* With a prior, the shares are ``t prior + (1 - t) q``, with q of step 1. It is trusted while
+       its mixture has most of the advantage that q has, given the noise of both, and an advantage that counts.
+    3. *What is drawn.* The shares are turned into a plan of the whole run, in which no domain is repeated more than
+       ``epochs`` times oftener than another (:mod:`lightning_dga.reweighting.repetition`), and the weights are what the
+       plan still lacks.
+
+    Nothing accumulates: weights come back when alignments do.
 
     Args:
-        step_size: η of the mirror step. With a constant quotient q, a domain's log-weight settles at
-            ``step_size * q / decay`` above the start.
-        ema: β, the share of the new weights in the moving average; 1 switches the average off.
-        decay: Share of the logits that an update forgets; 0 forgets nothing.
+        step_size: The best domain's weight is ``exp(step_size)`` times that of all average ones together, where
+            alignments are free of noise.
+        ema: Share of the newest alignments in the average.
+        enough: The least advantage that counts in full, in units of the target gradient's usual norm: 1 is that of a
+            step on the target itself.
+        epochs: Most passes over a domain beyond those over any other.
+        prior: A guess at the shares, such as a histogram of the target over the domains, as a mapping that names every
+            domain or as k numbers. Without one, the run starts with the data module's weights.
+
+    Raises:
+        ValueError: If a setting is out of range; from :meth:`start`, if the prior does not fit the domains.
     """
 
-    step_size: float = 0.5
-    ema: float = 0.3
-    decay: float = 0.1
+    step_size: float = 3.0
+    ema: float = 0.1
+    enough: float = 0.15
+    epochs: float = EPOCHS
+    prior: Mapping[str, float] | Sequence[float] | Any = None
 
     def __post_init__(self) -> None:
-        _check(self.step_size, self.ema)
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"`decay` must be in [0, 1), got {self.decay}.")
+        check_step_size(self.step_size)
+        check_ema(self.ema)
+        check_step_size(self.enough, "enough")
+        check_epochs(self.epochs)
 
-    def start(self, domain_names: Sequence[str], weights: Tensor) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
-        return weights, {"prior": weights.log(), "logits": torch.zeros_like(weights)}
+        prior = weights if self.prior is None else _prior(self.prior, domain_names, weights)
+        state = {
+            "base": weights,
+            "prior": prior,
+            "log_norm": torch.zeros(2, dtype=torch.float64),
+            **vars(Moments.of_none(len(weights))),
+        }
+        drawn = self._drawn(prior, state, exposure)
+        # not to the last bit another mixture than the user's, where it means the same
+        return weights if torch.allclose(drawn, weights) else drawn, state
 
-    def update(self, weights: Tensor, alignments: Alignments, state: RuleState) -> tuple[Tensor, RuleState]:
-        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured only decays."""
-        squared_norm = max(alignments.target_norm**2, torch.finfo(torch.float64).tiny)
-        gain = _or_zero((alignments.values / squared_norm).clamp(-1, 1), alignments.measured)
-        logits = (1 - self.decay) * state["logits"] + self.step_size * gain
-        new = torch.softmax(state["prior"] + logits, 0)
-        return _averaged(weights, new, self.ema), {"prior": state["prior"], "logits": logits}
+    def update(
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+    ) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was never measured is an average one."""
+        log_norm = _log_norm(state["log_norm"], alignments.target_norm, self.ema)
+        usual = (log_norm[0] / log_norm[1]).exp()
+        fresh = alignments.measured & (alignments.ages == 0)
+        along = (alignments.values / max(alignments.target_norm, _TINY)).clamp(-usual, usual)
+        moments = _moments(state).updated(along, fresh, self.ema)
+        state = {**state, "log_norm": log_norm, **vars(moments)}
+        return self._drawn(self._shares(state, moments, usual), state, exposure), state
+
+    def _shares(self, state: RuleState, moments: Moments, usual: Tensor) -> Tensor:
+        base, prior = state["base"], state["prior"]
+        known = (moments.weight > 0) & (base > 0)
+        over = torch.where(known, base, 0.0) / base[known].sum().clamp(min=_TINY)
+        advantage = torch.where(known, moments.average - (over * moments.average.nan_to_num(0.0)).sum(), 0.0)
+        # before there is an estimate of the noise, all is noise
+        noise = torch.where(known, moments.standard_error.square().nan_to_num(torch.inf), 0.0)
+        spread = (over * advantage.square()).sum()
+        signal = (1 - (over * noise).nan_to_num(torch.inf).sum() / spread.clamp(min=_TINY)).clamp(0, 1)
+        if not signal > 0:
+            return prior
+        largest = advantage.max().clamp(min=_TINY)
+        enough = self.enough * usual
+        worth = (largest / enough).clamp(max=1).square()
+        height = worth * signal * (self.step_size + torch.special.entr(base).sum())
+        q = torch.softmax(base.log() + height * advantage / largest, 0)
+        if self.prior is None:
+            return q
+        error = ((prior - q).square() * noise).sum().sqrt()
+        best, own = (q * advantage).sum() - error, (prior * advantage).sum() + error
+        trust = ((own / best - _DOUBTED) / (_TRUSTED - _DOUBTED)).clamp(0, 1) if best > 0 else torch.ones(())
+        trust = trust * (2 * own / enough).clamp(0, 1)
+        return trust * prior + (1 - trust) * q
+
+    def _drawn(self, shares: Tensor, state: RuleState, exposure: Exposure) -> Tensor:
+        plan = planned_samples(shares, exposure, self.epochs, state["base"] > 0)
+        return remaining(plan, exposure.seen)
 
 
-def _check(step_size: float, ema: float) -> None:
-    if not (math.isfinite(step_size) and step_size > 0):
-        raise ValueError(f"`step_size` must be positive, got {step_size}.")
-    if not 0 < ema <= 1:
-        raise ValueError(f"`ema` must be in (0, 1], got {ema}; 1 switches the average off.")
+def _prior(prior: Any, domain_names: Sequence[str], weights: Tensor) -> Tensor:
+    shares = torch.where(weights > 0, as_weights(prior, domain_names, argument="prior"), 0.0)
+    if not shares.sum() > 0:
+        raise ValueError("`prior` is zero on every domain that has a weight in the data module; give it another.")
+    return shares / shares.sum()
 
 
-def _or_zero(values: Tensor, measured: Tensor) -> Tensor:
-    return torch.where(measured, values, torch.zeros_like(values))
+def _moments(state: RuleState) -> Moments:
+    return Moments(**{name: state[name] for name in ("mean", "square", "weight", "weight_square")})
 
 
-def _averaged(old: Tensor, new: Tensor, ema: float) -> Tensor:
-    mean = (1 - ema) * old + ema * new
-    return mean / mean.sum()
+def _log_norm(before: Tensor, norm: float, share: float) -> Tensor:
+    """Moving average of the logarithm of a norm, and the sum of its weights."""
+    newest, total = torch.tensor(max(norm, _TINY), dtype=torch.float64).log(), before[1]
+    if total > 0:
+        average = before[0] / total
+        newest = average + (newest - average).clamp(max=math.log(_LARGEST_RISE))
+    return (1 - share) * before + share * torch.stack([newest, torch.ones_like(newest)])

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_dga.alignments import Alignments
+from lightning_dga.exposure import Exposure
+from lightning_dga.reweighting.repetition import EPOCHS, check_epochs, planned_samples
 from lightning_dga.reweighting.rule import RuleState
 from lightning_dga.weights import as_weights
 
@@ -15,11 +17,13 @@ from lightning_dga.weights import as_weights
 class Static:
     """Keeps the weights that the data module has; alignments are measured and logged only."""
 
-    def start(self, domain_names: Sequence[str], weights: Tensor) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         return weights, {}
 
-    def update(self, weights: Tensor, alignments: Alignments, state: RuleState) -> tuple[Tensor, RuleState]:
+    def update(
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+    ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         return weights, state
 
@@ -28,7 +32,7 @@ class Static:
 class Uniform(Static):
     """Gives every domain the same weight."""
 
-    def start(self, domain_names: Sequence[str], weights: Tensor) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         return as_weights(None, domain_names), {}
 
@@ -47,6 +51,43 @@ class Importance(Static):
 
     histogram: Mapping[str, float] | Sequence[float] | Any
 
-    def start(self, domain_names: Sequence[str], weights: Tensor) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
-        return as_weights(self.histogram, domain_names, argument="histogram"), {}
+        return _shares(self.histogram, domain_names), {}
+
+
+@dataclass(frozen=True)
+class WaterFilling(Static):
+    """Importance sampling that minds repetition: no domain is passed over much oftener than the others.
+
+    The run is planned as a whole by :func:`~lightning_dga.reweighting.repetition.planned_samples`: what the histogram
+    would repeat more than ``epochs`` times is shared out among all domains, as water fills a vessel.
+
+    Args:
+        histogram: As of :class:`Importance`.
+        epochs: Most passes over a domain beyond those over any other.
+
+    Raises:
+        ValueError: If ``epochs`` is not positive; from :meth:`start`, if the histogram does not fit the domains.
+    """
+
+    histogram: Mapping[str, float] | Sequence[float] | Any
+    epochs: float = EPOCHS
+
+    def __post_init__(self) -> None:
+        check_epochs(self.epochs)
+
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`."""
+        shares = _shares(self.histogram, domain_names)
+        plan = planned_samples(shares, exposure, self.epochs, weights > 0)
+        return plan / plan.sum(), {}
+
+
+def _shares(histogram: Any, domain_names: Sequence[str]) -> Tensor:
+    if histogram is None:
+        raise ValueError(
+            "`histogram` is missing: importance sampling needs to know how the target spreads over the domains. "
+            "`dga-domains histogram DIR TARGET` counts it; `dga-train` takes it as `prior`."
+        )
+    return as_weights(histogram, domain_names, argument="histogram")

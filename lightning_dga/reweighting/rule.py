@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lightning_dga.alignments import Alignments
+from lightning_dga.exposure import Exposure
 
 RuleState = dict[str, Tensor]
 
@@ -17,25 +18,30 @@ class Rule(Protocol):
     of tensors that a checkpoint can hold.
     """
 
-    def start(self, domain_names: Sequence[str], weights: Tensor) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """The weights and state before the first update.
 
         Args:
             domain_names: The k names.
-            weights: The weights that the data module starts with, ``[k]`` float64 on the simplex.
+            weights: The weights that the data module starts with, ``[k]`` float64 on the simplex. A domain of weight
+                zero is not to be drawn.
+            exposure: What the domains hold, and how long the run will be.
 
         Returns:
             Weights to begin with, ``[k]`` float64 on the simplex, and the first state.
         """
         ...
 
-    def update(self, weights: Tensor, alignments: Alignments, state: RuleState) -> tuple[Tensor, RuleState]:
+    def update(
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+    ) -> tuple[Tensor, RuleState]:
         """One update.
 
         Args:
             weights: The weights in force, ``[k]`` float64 on the simplex.
             alignments: What was measured.
             state: What the last update, or :meth:`start`, returned. Not changed.
+            exposure: What has been drawn of each domain so far.
 
         Returns:
             New weights, ``[k]`` float64 on the simplex, and the new state.

@@ -79,10 +79,10 @@ def test_the_rule_sees_the_average_and_the_callback_shows_the_products():
     seen = []
 
     class Note:
-        def start(self, names, weights):
+        def start(self, names, weights, exposure):
             return weights, {}
 
-        def update(self, weights, alignments, state):
+        def update(self, weights, alignments, state, exposure):
             seen.append(alignments.values)
             return weights, {}
 

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_dga import DynamicGradientAlignment
-from tests.toys import Plain, mixture, trainer
+from tests.toys import Plain, StopAt, mixture, trainer
 
 
 class History(Callback):
@@ -36,6 +36,7 @@ def run(folder, name, *, steps, ranks, workers, ckpt_path=None, save_at=None, ac
     ]
     if save_at:
         callbacks.append(ModelCheckpoint(folder, filename="middle", every_n_train_steps=save_at, save_top_k=-1))
+        callbacks.append(StopAt(save_at))
     strategy = {"strategy": "ddp_fork", "devices": ranks} if ranks > 1 else {}
     fit = trainer(
         *callbacks, max_steps=steps, enable_checkpointing=bool(save_at), accumulate_grad_batches=accumulate, **strategy
@@ -51,7 +52,7 @@ def run(folder, name, *, steps, ranks, workers, ckpt_path=None, save_at=None, ac
 @pytest.mark.parametrize("save_at", [4, 6, 11], ids=["mid-period", "on an update", "in the second epoch"])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, ranks, workers, save_at):
     whole = run(tmp_path, "whole", steps=15, ranks=ranks, workers=workers)
-    run(tmp_path, "first", steps=save_at, ranks=ranks, workers=workers, save_at=save_at)
+    run(tmp_path, "first", steps=15, ranks=ranks, workers=workers, save_at=save_at)
     resumed = run(tmp_path, "second", steps=15, ranks=ranks, workers=workers, ckpt_path=tmp_path / "middle.ckpt")
     for rank in range(ranks):
         assert resumed[rank]["rows"] == whole[rank]["rows"][save_at:]
@@ -64,7 +65,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, ranks, workers, sav
 @pytest.mark.parametrize(("ranks", "workers"), [(1, 2), (2, 0)])
 def test_it_may_resume_with_other_workers_or_processes(tmp_path, ranks, workers):
     whole = run(tmp_path, "whole", steps=12, ranks=1, workers=0)
-    run(tmp_path, "first", steps=5, ranks=1, workers=0, save_at=5)
+    run(tmp_path, "first", steps=12, ranks=1, workers=0, save_at=5)
     resumed = run(tmp_path, "second", steps=12, ranks=ranks, workers=workers, ckpt_path=tmp_path / "middle.ckpt")
     for number, row in enumerate(whole[0]["rows"][5:]):
         assert sum((rank["rows"][number][0] for rank in resumed), []) == row[0]
@@ -73,7 +74,7 @@ def test_it_may_resume_with_other_workers_or_processes(tmp_path, ranks, workers)
 
 def test_it_resumes_under_gradient_accumulation(tmp_path):
     whole = run(tmp_path, "whole", steps=8, ranks=1, workers=0, accumulate=3)
-    first = run(tmp_path, "first", steps=4, ranks=1, workers=0, accumulate=3, save_at=4)
+    first = run(tmp_path, "first", steps=8, ranks=1, workers=0, accumulate=3, save_at=4)
     resumed = run(tmp_path, "second", steps=8, ranks=1, workers=0, accumulate=3, ckpt_path=tmp_path / "middle.ckpt")
     assert first[0]["rows"] + resumed[0]["rows"] == whole[0]["rows"]
     torch.testing.assert_close(resumed[0]["parameters"], whole[0]["parameters"], rtol=0, atol=0)
@@ -94,7 +95,9 @@ def test_a_run_that_fails_within_a_step_takes_that_step_again(tmp_path):
     torch.manual_seed(0)
     callback = DynamicGradientAlignment(every_n_steps=3, estimator="backward", probe_batch_size=2, step_size=3.0)
     with pytest.raises(RuntimeError, match="power cut"):
-        trainer(callback, SaveOnException()).fit(Fails(), datamodule=mixture(size=20, batch_size=8, num_workers=2))
+        trainer(callback, SaveOnException(), max_steps=9).fit(
+            Fails(), datamodule=mixture(size=20, batch_size=8, num_workers=2)
+        )
     resumed = run(tmp_path, "second", steps=9, ranks=1, workers=2, ckpt_path=tmp_path / "failed.ckpt")
     assert resumed[0]["rows"] == whole[0]["rows"][4:]
 

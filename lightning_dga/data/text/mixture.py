@@ -27,6 +27,7 @@ def text_mixture(
     tokens_per_domain: int | None = None,
     cache_dir: str | Path | None = None,
     seed: int = 0,
+    sample_seed: int | None = None,
     **mixture_arguments: Any,
 ) -> MixtureDataModule:
     """Tokenises and packs a corpus, and mixes its domains.
@@ -40,10 +41,11 @@ def text_mixture(
         vocab_size: Most token ids, at least 257.
         context_length: Tokens that each window predicts; a sample is a LongTensor ``[context_length + 1]``.
         tokens_per_domain: Most tokens to train on of each domain; all if not given. Whole documents are taken in a
-            random order and the last one is cut. What is taken of a domain depends on ``seed`` and its name, not on the
-            other domains, and a larger cap takes more of the same.
+            random order and the last one is cut. What is taken of a domain depends on ``sample_seed`` and its name, not
+            on the other domains, and a larger cap takes more of the same.
         cache_dir: Keeps the token ids for the next run (:func:`tokenize_corpus`).
-        seed: Selects what a cap keeps, the order in which documents are joined, and the sequence of training samples.
+        seed: Selects the sequence of training samples.
+        sample_seed: Selects what a cap keeps, and the order in which documents are joined; ``seed`` if not given.
         **mixture_arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.
 
     Returns:
@@ -61,10 +63,11 @@ def text_mixture(
         raise ValueError(
             f"`tokens_per_domain` ({tokens_per_domain}) is less than one window, `context_length` ({context_length})."
         )
+    chosen_by = seed if sample_seed is None else sample_seed
     tokenized = tokenize_corpus(corpus, vocab_size, cache_dir)
     domains = {
         name: pack_part(
-            _sample(documents, name, seed, tokens_per_domain),
+            _sample(documents, name, chosen_by, tokens_per_domain),
             f"Domain {name!r}",
             corpus,
             context_length,

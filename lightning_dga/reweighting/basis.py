@@ -1,0 +1,73 @@
+"""Reweighting a few distributions over the domains in place of the domains: distribution reweighting."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_dga.alignments import Alignments
+from lightning_dga.exposure import Exposure
+from lightning_dga.reweighting.rule import Rule, RuleState
+from lightning_dga.weights import WeightsLike, as_weights
+
+_INNER = "rule/"
+
+
+@dataclass(frozen=True)
+class DistributionReweighting:
+    """Any rule, over N basis distributions in place of the k domains (arXiv 2410.02498, section 3.2).
+
+    The domain weights are ``P w``: column *j* of P is a distribution over the domains, and w, which the rule moves, is
+    on the simplex of N. The alignment of a basis distribution is measured on samples drawn from it, so an update costs
+    N + 1 gradients, whatever k is. A good basis is the histograms over the domains of N reference sets.
+
+    Args:
+        rule: The rule that moves w. It sees each basis distribution as a domain.
+        basis: The distributions by name, each as a mapping that names every domain or as k numbers.
+
+    Raises:
+        ValueError: If there is none; from :meth:`mixtures`, if one does not fit the domains.
+    """
+
+    rule: Rule
+    basis: Mapping[str, WeightsLike | Any]
+
+    def __post_init__(self) -> None:
+        if not self.basis:
+            raise ValueError("`basis` is empty; name at least one distribution over the domains.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the N basis distributions, in the order of the alignments."""
+        return tuple(self.basis)
+
+    def mixtures(self, domain_names: Sequence[str]) -> Tensor:
+        """The basis distributions, ``[N, k]`` float64, rows on the simplex: P transposed."""
+        rows = (as_weights(one, domain_names, argument=f"basis[{name!r}]") for name, one in self.basis.items())
+        return torch.stack(list(rows))
+
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`. The data module's weights do not enter; w is uniform."""
+        mixtures = self.mixtures(domain_names)
+        w, inner = self.rule.start(self.names, as_weights(None, self.names), exposure.of_mixtures(mixtures))
+        return _on_domains(w, mixtures), _outer(w, mixtures, inner)
+
+    def update(
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+    ) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`; the alignments are those of the N distributions."""
+        mixtures = state["mixtures"]
+        inner = {name.removeprefix(_INNER): value for name, value in state.items() if name.startswith(_INNER)}
+        w, inner = self.rule.update(state["w"], alignments, inner, exposure.of_mixtures(mixtures))
+        return _on_domains(w, mixtures), _outer(w, mixtures, inner)
+
+
+def _on_domains(w: Tensor, mixtures: Tensor) -> Tensor:
+    weights = w @ mixtures
+    return weights / weights.sum()
+
+
+def _outer(w: Tensor, mixtures: Tensor, inner: RuleState) -> RuleState:
+    return {"w": w, "mixtures": mixtures, **{f"{_INNER}{name}": value for name, value in inner.items()}}

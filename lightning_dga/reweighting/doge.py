@@ -1,0 +1,51 @@
+"""DoGE, in its online form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_dga.alignments import Alignments
+from lightning_dga.exposure import Exposure
+from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
+from lightning_dga.reweighting.rule import RuleState
+
+_LARGEST = 5.0
+
+
+@dataclass(frozen=True)
+class DoGE:
+    """Domain reweighting with generalization estimation (arXiv 2310.15393), on the model itself.
+
+    ``w_i`` is proportional to ``w_i exp(step_size s_i)``, where the score ``s_i`` is the alignment in units of a
+    gradient's norm, and, as in the authors' code, no less than 0 and no more than 5: no domain is lowered but by the
+    others' rise. Their unit is the mean norm of the domains' gradients, which not every estimator gives; here it is the
+    target gradient's. DoGE itself reweights a proxy model at every step, and trains on the average weights afterwards.
+
+    Args:
+        step_size: Learning rate over μ of the paper.
+        smoothing: Share of uniform weights in the result.
+    """
+
+    step_size: float = 0.5
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_step_size(self.step_size)
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"`smoothing` must be in [0, 1), got {self.smoothing}.")
+
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`."""
+        return weights, {"unsmoothed": weights, "allowed": weights > 0}
+
+    def update(
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+    ) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured scores 0."""
+        norm = max(alignments.target_norm, torch.finfo(torch.float64).tiny)
+        scores = torch.where(alignments.measured, (alignments.values / norm).clamp(0, _LARGEST), 0.0)
+        new = stepped(state["unsmoothed"], scores, self.step_size)
+        uniform = state["allowed"].double() / state["allowed"].sum()
+        return averaged(new, uniform, self.smoothing), {**state, "unsmoothed": new}

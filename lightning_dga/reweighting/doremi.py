@@ -1,0 +1,61 @@
+"""Excess loss over a reference, as in DoReMi."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lightning_dga.alignments import Alignments
+from lightning_dga.exposure import Exposure
+from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
+from lightning_dga.reweighting.odm import domain_losses
+from lightning_dga.reweighting.rule import RuleState
+from lightning_dga.weights import in_order
+
+
+@dataclass(frozen=True)
+class DoReMi:
+    """Raises the domains whose loss exceeds a reference model's the most (group DRO, arXiv 2305.10429).
+
+    With the excess ``e_i = max(L_i - reference_i, 0)``, ``w_i`` is proportional to ``w_i exp(step_size e_i)``, and
+    a share ``smoothing`` of the result is uniform. It needs no target. DoReMi itself does so with a proxy model, cuts
+    the excess token by token, and trains on the average weights afterwards; here the model itself is reweighted, and
+    the excess is that of a domain's mean loss.
+
+    Args:
+        reference: Loss of the reference model on each domain, as a mapping that names every domain or as k numbers.
+        step_size: η.
+        smoothing: c, the share of uniform weights in the result.
+
+    Raises:
+        ValueError: If a setting is out of range; from :meth:`start`, if the reference does not fit the domains.
+    """
+
+    reference: Mapping[str, float] | Sequence[float] | Any
+    step_size: float = 1.0
+    smoothing: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_step_size(self.step_size)
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"`smoothing` must be in [0, 1), got {self.smoothing}.")
+
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`."""
+        reference = in_order(self.reference, domain_names, argument="reference")
+        return weights, {"reference": reference, "allowed": weights > 0, "unsmoothed": weights}
+
+    def update(
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+    ) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured has no excess.
+
+        Raises:
+            ValueError: If the estimator does not see the domains' losses.
+        """
+        excess = (domain_losses(alignments, "doremi") - state["reference"]).clamp(min=0)
+        new = stepped(state["unsmoothed"], excess, self.step_size)
+        uniform = state["allowed"].double() / state["allowed"].sum()
+        smoothed = averaged(new, uniform, self.smoothing)
+        return smoothed, {**state, "unsmoothed": smoothed}

@@ -1,0 +1,82 @@
+"""A bound on the loss of one target, such as general text that is not to be forgotten."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lightning_dga.alignments import Alignments
+from lightning_dga.exposure import Exposure
+from lightning_dga.reweighting.mirror import check_step_size
+from lightning_dga.reweighting.rule import Rule, RuleState
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """Any rule, held to a bound on the loss of a target that is there to be guarded.
+
+    The rule sees the alignments with the other targets, plus a multiplier λ times those with the guarded one, each in
+    units of its target's squared gradient norm. λ rises while the guarded loss is above ``most`` and falls back to zero
+    while it is below: dual ascent on the Lagrangian of *minimise the target loss subject to the guarded loss*.
+
+    Args:
+        rule: The rule.
+        target: Name of the guarded target, one of ``MixtureDataModule(target={...})``.
+        most: Its largest loss.
+        step_size: How fast λ moves: by this much an update for every ``most`` by which the bound is missed.
+        largest: Largest λ.
+    """
+
+    rule: Rule
+    target: str
+    most: float
+    step_size: float = 10.0
+    largest: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_step_size(self.most, "most")
+        check_step_size(self.step_size)
+
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`."""
+        weights, state = self.rule.start(domain_names, weights, exposure)
+        return weights, {**state, "multiplier": torch.zeros(1, dtype=torch.float64)}
+
+    def update(
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+    ) -> tuple[Tensor, RuleState]:
+        """See :class:`~lightning_dga.reweighting.rule.Rule`.
+
+        Raises:
+            ValueError: If there is no such target, or no other.
+        """
+        guarded = self._index(alignments)
+        excess = (alignments.target_losses[guarded] / self.most - 1).nan_to_num(0.0)
+        multiplier = (state["multiplier"] + self.step_size * excess).clamp(0, self.largest)
+        squares = alignments.target_norms.square().clamp(min=torch.finfo(torch.float64).tiny)
+        relative = alignments.by_target / squares
+        others = [index for index in range(len(alignments.targets)) if index != guarded]
+        gains = relative[:, others].mean(1) + multiplier * relative[:, guarded]
+        unit = squares[others].mean()
+        seen = replace(
+            alignments,
+            values=gains * unit,
+            target_norm=unit.sqrt().item(),
+            target_loss=alignments.target_losses[others].mean().item(),
+            by_target=alignments.by_target[:, others],
+            targets=tuple(alignments.targets[index] for index in others),
+            target_losses=alignments.target_losses[others],
+            target_norms=alignments.target_norms[others],
+        )
+        inner = {name: value for name, value in state.items() if name != "multiplier"}
+        weights, inner = self.rule.update(weights, seen, inner, exposure)
+        return weights, {**inner, "multiplier": multiplier}
+
+    def _index(self, alignments: Alignments) -> int:
+        if self.target not in alignments.targets or len(alignments.targets) < 2:
+            raise ValueError(
+                f"`target` {self.target!r} is to be guarded beside another target, but the targets are "
+                f"{', '.join(map(repr, alignments.targets))}. Give `MixtureDataModule(target={{...}})` both by name."
+            )
+        return alignments.targets.index(self.target)
