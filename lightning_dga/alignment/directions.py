@@ -58,12 +58,16 @@ class Directions:
     def contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
         """Each sample's share of a layer, ``[rows]``, from the layer's input and its output's gradient."""
         factors = self._factors.get(layer)
-        if factors is None:
+        if factors is not None:
+            x, dy = x.to(factors.sizes.dtype), dy.to(factors.sizes.dtype)
+            shares = _row_sums((dy @ factors.left) * factors.sizes * (x @ factors.right))
+        elif _is_linear(layer) and x.shape[-1] < dy.shape[-1] and dy.dtype != torch.float16:
+            # the same product taken on the narrower side of the layer, where less is read and written
+            shares = _row_sums((dy @ self._matrix(layer).to(dy.dtype)) * x)
+        else:
             return contraction(layer, x, dy, self._of(layer))
-        x, dy = x.to(factors.sizes.dtype), dy.to(factors.sizes.dtype)
-        shares = _row_sums((dy @ factors.left) * factors.sizes * (x @ factors.right))
         if "bias" in layer.parameters:
-            shares = shares + _row_sums(dy * self._part(layer.parameters["bias"]))
+            shares = shares + _row_sums(dy @ self._part(layer.parameters["bias"]).to(dy.dtype))
         return shares
 
     def _of(self, layer: Layer) -> Direction:
@@ -73,13 +77,15 @@ class Directions:
         parameter = self._gradient.parameters[index]
         return gathered(self._gradient.view(parameter), like=parameter)
 
+    def _matrix(self, layer: Layer) -> Tensor:
+        """The part of a linear layer's weight, ``[out, in]``."""
+        part = self._part(layer.parameters["weight"])
+        return part.T if is_transformers_conv1d(type(layer.module)) else part
+
     def _factorized(self, layer: Layer, rank: int) -> _Factors | None:
-        kind = type(layer.module)
-        transposed = is_transformers_conv1d(kind)
-        if layer.rows is not Rows.SAMPLES or "weight" not in layer.parameters or not (kind is nn.Linear or transposed):
+        if not _is_linear(layer):
             return None
-        matrix = self._part(layer.parameters["weight"])
-        matrix = matrix.T if transposed else matrix
+        matrix = self._matrix(layer)
         if min(matrix.shape) <= 2 * rank:
             return None
         with torch.random.fork_rng([matrix.device] if matrix.device.type == "cuda" else []):
@@ -88,6 +94,12 @@ class Directions:
         whole = matrix.square().sum()
         left_out = (1 - sizes.square().sum() / whole).clamp(min=0).sqrt()
         return _Factors(left, sizes, right) if left_out <= _MOST_LEFT_OUT else None
+
+
+def _is_linear(layer: Layer) -> bool:
+    kind = type(layer.module)
+    known = kind is nn.Linear or is_transformers_conv1d(kind)
+    return known and layer.rows is Rows.SAMPLES and "weight" in layer.parameters
 
 
 def _row_sums(products: Tensor) -> Tensor:
