@@ -80,8 +80,9 @@ def same(a, b):
 
 
 def test_two_processes_measure_what_one_does_and_hold_the_same_weights():
-    first, second = together(run, 2, "dga")
-    alone = run("dga", ranks=1)
+    # a rule that moves at its first update
+    first, second = together(run, 2, "dga_paper")
+    alone = run("dga_paper", ranks=1)
     assert len(alone["measured"]) == 3
     for one, together_, other in zip(alone["measured"], first["measured"], second["measured"], strict=True):
         same(together_, other)
