@@ -277,8 +277,12 @@ def table(found: list[dict[str, Any]]) -> str:
     )
 
 
+# what the command line lists, as it is repeated in a result
+LISTS = ("targets", "caps", "rules", "priors", "estimators", "seeds", "orders")
+
+
 def command(options: argparse.Namespace) -> str:
-    lists = {name: getattr(options, name) for name in ("targets", "caps", "rules", "priors", "seeds", "orders")}
+    lists = {name: getattr(options, name) for name in LISTS}
     given = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
     finished = " --finished" if options.finished else ""
     return f"python benchmarks/scenarios.py --root DIR {given} --steps {options.steps}{finished}"
