@@ -66,7 +66,7 @@ def half_precision():
     ("settings", "tolerance"),
     [
         ({}, 1e-5),
-        ({"precision": "bf16-mixed"}, 2e-2),
+        ({"precision": "bf16-mixed"}, 1e-2),
         ({"plugins": half_precision}, 3e-3),
         ({"gradient_clip_val": 1e-3}, 1e-5),
     ],
