@@ -199,7 +199,11 @@ class DynamicGradientAlignment(Callback):
         if isinstance(self.rule, DistributionReweighting):
             self._measurer.mixtures = self.rule.mixtures(mixture.domain_names)
         if progress.weights is None:
-            weights, state = self.rule.start(mixture.domain_names, mixture.weights, _exposure(trainer))
+            try:
+                weights, state = self.rule.start(mixture.domain_names, mixture.weights, _exposure(trainer))
+            except ValueError as error:
+                # a prior or histogram that does not fit these domains
+                raise MisconfigurationException(str(error)) from error
             self._commit(_Progress(weights=weights, weights_version=mixture.weights_version, rule=state), mixture)
         elif len(progress.weights) != len(mixture.domain_names):
             raise MisconfigurationException(
