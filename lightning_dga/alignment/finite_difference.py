@@ -96,18 +96,26 @@ def _disagreements(measurement: Measurement, rows: "_Rows", steps: Sequence[floa
     """Relative differences of the slopes between neighbours of a list of steps, the same on all processes."""
     # a process may have no share of the probes, and takes part in what is decided together
     chunk = list(islice(rows.probes(), 1))
-    device = local_part(measurement.parameters[0]).device
     found = []
     for step in steps:
-        target = target_gradient(measurement)
-        if target is None:
+        slopes = _slopes(measurement, rows, chunk, step)
+        if slopes is None:
             return None
-        with _Line(measurement.module, target, step) as line:
-            slopes = [slope for slope, _ in line.slopes(chunk, rows.losses)]
-        found.append(torch.cat([torch.zeros(0, dtype=torch.float64, device=device), *slopes]))
+        found.append(slopes)
     squares = torch.stack([torch.stack([(a - b).square().sum(), b.square().sum()]) for a, b in pairwise(found)])
     sum_over_processes_(squares)
     return (squares[:, 0] / squares[:, 1]).sqrt().nan_to_num(math.inf).tolist()
+
+
+def _slopes(measurement: Measurement, rows: "_Rows", chunk: Sequence[ProbeBatch], step: float) -> Tensor | None:
+    """Slopes of the rows over a step, ``[rows]``; ``None`` where the target gradient is not finite."""
+    # each step uses up a target gradient, which is gone at the end of this function, before there is a next one
+    target = target_gradient(measurement)
+    if target is None:
+        return None
+    none = torch.zeros(0, dtype=torch.float64, device=target.gradient.buffers[0].device)
+    with _Line(measurement.module, target, step) as line:
+        return torch.cat([none, *(slope for slope, _ in line.slopes(chunk, rows.losses))])
 
 
 class _Rows:

@@ -1,4 +1,5 @@
 import copy
+import weakref
 from functools import partial
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from lightning_dga import MixtureDataModule
 from lightning_dga.alignment import EstimatorRefusal, FiniteDifference, Measurement, ProbeLoss, find_loss
+from lightning_dga.alignment.target import target_gradient
 from lightning_dga.models import GPT
 from tests.alignment.reference import alignments as reference
 from tests.toys import Plain, mixture
@@ -133,3 +135,17 @@ def test_the_step_is_chosen_again_when_it_no_longer_fits():
     found = estimator.measure(measurement(model, data))
     assert estimator._step < 1
     assert relative_error(found, reference(model, Plain.loss, data, 0, 3, 3)) < 1e-3
+
+
+def test_only_one_gradient_is_held_while_steps_are_tried(monkeypatch):
+    held = []
+
+    def taken(measurement):
+        assert not any(reference() is not None for reference in held)
+        target = target_gradient(measurement)
+        held.append(weakref.ref(target.gradient))
+        return target
+
+    monkeypatch.setattr("lightning_dga.alignment.finite_difference.target_gradient", taken)
+    FiniteDifference().measure(measurement(Plain(), mixture()))
+    assert len(held) > 10
