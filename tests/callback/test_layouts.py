@@ -11,7 +11,7 @@ from lightning_dga import DynamicGradientAlignment
 from lightning_dga.models import GPT
 from tests.alignment.models import LENGTH, VOCABULARY, WIDTH, mixture, sequence
 from tests.processes import together
-from tests.toys import trainer
+from tests.toys import StopAt, trainer
 
 pytestmark = pytest.mark.cluster
 BATCH = 4
@@ -28,14 +28,15 @@ class History(Callback):
         self.rows.append((data.current_batch.start, values, norm))
 
 
-def run(strategy, ranks, replicas=1, steps=6, save=None, ckpt_path=None):
+def run(strategy, ranks, replicas=1, save=None, ckpt_path=None):
+    """A run of six steps; one that saves ends after three."""
     seed_everything(0, verbose=False)
     callback = DynamicGradientAlignment(2, 3.0, estimator="backward", probe_batch_size=4)
     history = History(callback)
     how = {"ddp": "ddp", "fsdp2": ModelParallelStrategy(ranks, 1)}[strategy] if ranks > 1 else "auto"
-    callbacks = [ModelCheckpoint(save, filename="middle", every_n_train_steps=3)] if save else []
+    callbacks = [ModelCheckpoint(save, filename="middle", every_n_train_steps=3), StopAt(3)] if save else []
     fit = trainer(
-        callback, history, *callbacks, max_steps=steps, strategy=how, devices=ranks, enable_checkpointing=bool(save)
+        callback, history, *callbacks, max_steps=6, strategy=how, devices=ranks, enable_checkpointing=bool(save)
     )
 
     # in float64, and by a plain optimizer: sums are rounded differently in each layout, and Adam's first steps make a
@@ -85,14 +86,14 @@ def test_copies_in_shards(alone):
 
 @pytest.mark.parametrize(("before", "after"), [(4, 2), (2, 4)])
 def test_shards_resume_on_another_number_of_processes(tmp_path, alone, before, after):
-    together(run, before, "fsdp2", before, 1, 3, tmp_path)
+    together(run, before, "fsdp2", before, 1, tmp_path)
     checkpoint = tmp_path / "middle.ckpt"
     assert checkpoint.is_dir()
-    for process in together(run, after, "fsdp2", after, 1, 6, None, checkpoint):
+    for process in together(run, after, "fsdp2", after, 1, None, checkpoint):
         assert_same(process, alone, first=3)
 
 
 def test_copies_in_shards_resume_as_shards_alone(tmp_path, alone):
-    together(run, 4, "fsdp2", 4, 2, 3, tmp_path)
-    for process in together(run, 2, "fsdp2", 2, 1, 6, None, tmp_path / "middle.ckpt"):
+    together(run, 4, "fsdp2", 4, 2, tmp_path)
+    for process in together(run, 2, "fsdp2", 2, 1, None, tmp_path / "middle.ckpt"):
         assert_same(process, alone, first=3)
