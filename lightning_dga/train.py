@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 from contextlib import ExitStack
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,15 +48,11 @@ def _from_json(path: str) -> DictConfig:
     return OmegaConf.create(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
-# every look at the config asks again
-_counted = cache(target_histogram)
-
-
 def _histogram(*, _root_: DictConfig) -> DictConfig | None:
     data = _root_.data
     if any(OmegaConf.is_missing(data, key) for key in ("root", "target")):
         return None  # which is told together with what else is missing
-    return OmegaConf.create(_counted(data.root, data.target, data.target_documents, data.target_seed))
+    return OmegaConf.create(target_histogram(data.root, data.target, data.target_documents, data.target_seed))
 
 
 # a config may take a mapping from a file, prior='${json:histogram.json}', or count a target's documents by domain

@@ -17,9 +17,9 @@ SETTINGS = ["callbacks.dga.estimator=backward"]
 def test_two_processes_of_torchrun_do_what_one_does(tmp_path, corpora):
     assert corpora_run(tmp_path, corpora, *SETTINGS, "name=alone").returncode == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather", "name=together", "data.batch_size=4"]
+    where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather", "name=together"]
     trainer = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", *SETTINGS]
-    command = [*launcher, "-m", "lightning_dga.train", *where, *trainer, *QUICK]
+    command = [*launcher, "-m", "lightning_dga.train", *where, *trainer, *QUICK, "data.batch_size=4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def run(*overrides):

@@ -8,6 +8,7 @@ JSON, that of clusters a .npy file of K shares: dga-train callbacks=importance c
 import argparse
 import json
 import sys
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def run(options: argparse.Namespace) -> None:
     (_of_clusters if is_clustered(options.folder) else _of_named_domains)(options)
 
 
+# every look at a config that holds it asks again; kept here, by its own name, it can be sent to a job of a cluster
+@cache
 def target_histogram(
     root: str | Path, target: str, target_documents: int | None = None, target_seed: int = 0
 ) -> dict[str, float]:
