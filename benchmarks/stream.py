@@ -153,7 +153,7 @@ def staleness_cost(quick: bool) -> Iterator[Row]:
 
     Of all processes, and so throughput where the loader is what training waits for.
     """
-    rounds, periods = (2, 2) if quick else (11, 2)
+    rounds, periods = (2, 2) if quick else (41, 2)
     for k in KS[:2] if quick else KS:
         recalling = periods_of(our_module(k, max_staleness=0))
         # more batches than are queued or composed ahead, so that nothing is recalled
