@@ -71,9 +71,6 @@ class DynamicGradientAlignment(Callback):
             weights, as importance sampling has them.
         step_size: η of the rule; ``None`` takes the rule's default.
         ema: β of the rule, the share of the new weights in the moving average; ``None`` takes the rule's default.
-        prior: A guess at the shares that domains deserve, such as a histogram of the target over the domains
-            (``dga-domains histogram``); the run starts with it, and the default rule leaves it where alignments
-            contradict it.
         estimator: How alignments are measured: ``"auto"`` (the cheapest that agrees with the reference on this model),
             ``"in_step"``, ``"backward"`` (the reference), ``"batched"``, ``"finite_difference"``, or an
             :class:`~lightning_dga.alignment.Estimator` or :class:`~lightning_dga.alignment.StepEstimator`.
@@ -88,6 +85,9 @@ class DynamicGradientAlignment(Callback):
         alignment_ema: Share of the newest alignments in the average that the rule sees; 1 shows it each as it is.
         max_age: For estimators that take what a training step holds: after how many updates a domain that was in none
             is probed.
+        prior: A guess at the shares that domains deserve, such as a histogram of the target over the domains
+            (``dga-domains histogram``); the run starts with it, and the default rule leaves it where alignments
+            contradict it.
         timeout: Seconds that several processes may take over an alignment. Then the run is ended, and the message says
             which process the others have waited for and where it is, or that it has died.
 
@@ -111,7 +111,6 @@ class DynamicGradientAlignment(Callback):
         every_n_steps: int | None = 100,
         step_size: float | None = None,
         ema: float | None = None,
-        prior: Mapping[str, float] | Sequence[float] | None = None,
         estimator: str | Estimator | StepEstimator | Auto = "auto",
         rule: str | Rule = "dga",
         probe_batch_size: int = 4,
@@ -120,6 +119,7 @@ class DynamicGradientAlignment(Callback):
         preconditioner: str | None = None,
         alignment_ema: float = 1.0,
         max_age: int = 20,
+        prior: Mapping[str, float] | Sequence[float] | None = None,
         timeout: float = 1800,
     ) -> None:
         sizes = {"every_n_steps": every_n_steps, "probe_batch_size": probe_batch_size, "max_age": max_age}
