@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from lightning_dga.alignment.compiled import eagerly
 from lightning_dga.alignment.directions import Directions, checked_rank
-from lightning_dga.alignment.eager import eagerly
 from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
 from lightning_dga.alignment.gradient import total, visit_gradients
 from lightning_dga.alignment.plan import Plan, make_plan, signature
@@ -50,7 +50,7 @@ class Batched:
         target = target_gradient(measurement)
         if target is None:
             return None
-        with eagerly(measurement.module):
+        with eagerly():
             made_for = signature(measurement)
             if self._plan is None or self._planned_for != made_for or not self._plan.proven:
                 self._plan, self._planned_for = make_plan(measurement), made_for

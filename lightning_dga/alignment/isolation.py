@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_dga.alignment.compiled import eagerly
 from lightning_dga.distributed import reshard
 
 _LOGGING = ("log", "log_dict")
@@ -45,8 +46,7 @@ def isolated(module: nn.Module) -> Iterator[None]:
         stack.enter_context(_attributes(module))
         stack.enter_context(_evaluation_mode(module))
         stack.enter_context(_muted(module))
-        # compiling a probe's batch size would replace the code that training runs through by one for any size
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(eagerly())
         yield
 
 
