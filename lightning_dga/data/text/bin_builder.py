@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_dga.atomic import atomic_write, write_json
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.document_stream import DocumentStream
 from lightning_dga.data.text.folder_corpus import TARGET, corpus_entries
@@ -123,7 +124,7 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
     if output.is_dir() and any(output.iterdir()):
         raise DataError(f"{output} holds other files; choose a new or an empty folder.")
     output.mkdir(parents=True, exist_ok=True)
-    _write(file, json.dumps(settings, indent=2) + "\n")
+    write_json(file, settings)
 
 
 def _make_tokenizer(
@@ -134,7 +135,8 @@ def _make_tokenizer(
         if given is None:
             domains = [_named(n, islice(s, training)) for n, s in streams.items() if not n.startswith(TARGET)]
             given = train_tokenizer(chain.from_iterable(domains), vocab_size).to_str()
-        _write(file, given)
+        with atomic_write(file) as stream:
+            stream.write(given.encode())
     made = load_tokenizer(file.read_text(encoding="utf-8"))
     separator_id(made)
     return made
@@ -180,28 +182,25 @@ def _tokenize(part: _Part) -> _Part:
     end_of_text = separator_id(tokenizer)
     dtype = np.dtype(token_dtype(np.array([tokenizer.get_vocab_size() - 1]))).newbyteorder("<")
     documents = _named(part.domain, DocumentStream.of(part.splits, part.field))
-    part.output.parent.mkdir(exist_ok=True)
-    temporary = part.output.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with atomic_write(part.output) as file:
         while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
             for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-                np.array([*encoding.ids, end_of_text], dtype=dtype).tofile(file)
-    temporary.replace(part.output)
+                file.write(np.array([*encoding.ids, end_of_text], dtype=dtype).tobytes())
     return part
 
 
 def _join(domain: str, parts: Sequence[_Part], output: Path, dtype: type, tokenizer: "Tokenizer") -> None:
     file = output / f"{domain}{BIN}"
-    temporary = file.with_suffix(".bin.tmp")
-    with temporary.open("wb") as joined:
+    size = sum(part.output.stat().st_size for part in parts)
+    if not size:
+        raise DataError(f"Domain {domain!r} has no document; remove it or give it some.")
+    # among the parts, so that what a kill leaves behind goes when they go
+    whole = output / _PARTS / file.name
+    with atomic_write(whole) as joined:
         for part in parts:
             with part.output.open("rb") as one:
                 shutil.copyfileobj(one, joined)
-    size = temporary.stat().st_size
-    if not size:
-        temporary.unlink()
-        raise DataError(f"Domain {domain!r} has no document; remove it or give it some.")
-    temporary.replace(file)
+    whole.replace(file)
     digest = hashlib.sha256((output / TOKENIZER).read_bytes()).hexdigest()
     end_of_text = separator_id(tokenizer)
     BinDescription(size // np.dtype(dtype).itemsize, np.dtype(dtype).name, end_of_text, digest).write(file)
@@ -220,9 +219,3 @@ def _progress(parts: Iterator[_Part], total: int, done: int, shown: bool) -> Ite
     from tqdm.auto import tqdm
 
     return iter(tqdm(parts, total=total, initial=done, desc="tokenizing", unit="part", disable=not shown))
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)

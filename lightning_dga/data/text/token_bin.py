@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing_extensions import override
 
+from lightning_dga.atomic import write_json
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.packing import separate_documents
 
@@ -39,9 +40,7 @@ class BinDescription:
 
     def write(self, file: Path) -> None:
         """Writes it beside the file of token ids, which makes that file complete."""
-        temporary = file.with_suffix(DESCRIPTION + ".tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(file.with_suffix(DESCRIPTION))
+        write_json(file.with_suffix(DESCRIPTION), asdict(self))
 
     @classmethod
     def read(cls, file: Path) -> "BinDescription":
