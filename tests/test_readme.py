@@ -10,23 +10,13 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+from tests.toys import Linear
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-
-
-class Model(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 1)
-
-    def training_step(self, batch, batch_idx):
-        return self.layer(batch[0]).square().mean()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
 
 
 def test_the_three_lines_run():
@@ -36,7 +26,7 @@ def test_the_three_lines_run():
     code = code.replace("num_workers=4", "num_workers=1").replace(
         "logger=False, ", "logger=False, enable_checkpointing=False, "
     )
-    names = {**data, "L": L, "model": Model()}
+    names = {**data, "L": L, "model": Linear()}
     exec(code, names)
     assert names["trainer"].callbacks[0].alignments.step == 100
 

@@ -74,6 +74,20 @@ class Plain(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), self.lr)
 
 
+class Linear(L.LightningModule):
+    """The least that can be trained, on tuples of one tensor ``[batch, 3]``: the user's module of the documents."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch[0]).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
 class StopAt(L.Callback):
     """Ends a run early, whose planned length is another."""
 

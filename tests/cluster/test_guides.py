@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from tests.cluster.guides import GUIDES, commands, small
-from tests.test_train_command import QUICK
+from tests.toys import Linear
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
@@ -49,19 +49,6 @@ def test_the_plan_of_the_scaling_document(tmp_path, corpora):
 def test_every_guide_has_a_test_of_its_commands():
     assert {file.stem for file in GUIDES.glob("*.md")} == {"single_gpu", "one_machine", "torchrun", "slurm"}
     assert len(commands("torchrun")) == 2 and len(commands("slurm")) == 3
-    assert QUICK
-
-
-class Model(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(3, 1)
-
-    def training_step(self, batch, batch_idx):
-        return self.layer(batch[0]).square().mean()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.1)
 
 
 def test_the_program_of_ones_own(tmp_path, monkeypatch):
@@ -78,7 +65,7 @@ def test_the_program_of_ones_own(tmp_path, monkeypatch):
         **vars(lightning_dga),
         "L": L,
         "ModelCheckpoint": ModelCheckpoint,
-        "model": Model(),
+        "model": Linear(),
         "datamodule": datamodule,
     }
     exec(code.replace("L.Trainer(", "L.Trainer(accelerator='cpu', logger=False, "), names)
