@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_dga.data.composition import Composition, Draw
+from lightning_dga.data.parcel import Parcel
 from lightning_dga.data.sharded_streams import ShardedStreams
 from lightning_dga.data.sources import ShuffledOrder, Sources
 
@@ -127,7 +128,7 @@ class MixtureLoader:
             _Reader(sources, collate_fn, self._recalled),
             batch_size=None,
             sampler=_Endless(self._next_work),
-            collate_fn=_as_it_is,
+            collate_fn=Parcel if workers.get("num_workers") else _as_it_is,
             # its own generator: the default one would take a number from the user's RNG for the workers' seeds
             generator=torch.Generator().manual_seed(seed),
             **workers,
