@@ -17,17 +17,14 @@ import os
 import re
 import statistics
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import result
-import torch
+from training import QUIET, is_finished, trained
 
 FIXED = ("uniform", "mix15", "mix30", "mix60", "importance", "water_filling")
 MIX = re.compile(r"mix(\d+)")
@@ -70,17 +67,12 @@ def main() -> None:
     options = arguments()
     cells = list(dict.fromkeys(all_cells(options)))
     priors = {target: histogram(options, target) for target in options.targets}
-    losses: dict[Cell, dict[str, Any]] = {}
     if options.finished:
-        missing = [cell for cell in cells if not (cell.folder(options.runs) / "metrics.json").is_file()]
+        missing = [cell for cell in cells if not is_finished(cell.folder(options.runs))]
         cells = [cell for cell in cells if cell not in missing]
         print("\n".join(f"not run: {cell}" for cell in missing), file=sys.stderr)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        # one process trains many cells: what it has imported and read it keeps
-        futures = {pool.submit(train, cell, options, priors[cell.target]): cell for cell in cells}
-        for done in as_completed(futures):
-            losses[futures[done]] = done.result()
-            print(f"{len(losses)}/{len(cells)} {futures[done]}", file=sys.stderr, flush=True)
+    runs = {cell: (cell.folder(options.runs), overrides(cell, options, priors[cell.target])) for cell in cells}
+    losses = dict(trained(runs, options.jobs))
     found = list(rows({cell: losses[cell] for cell in cells}))
     print(table(found))
     if options.json:
@@ -152,37 +144,6 @@ def histogram(options: argparse.Namespace, target: str) -> dict[str, float]:
     return counted
 
 
-def train(cell: Cell, options: argparse.Namespace, counted: Mapping[str, float]) -> dict[str, Any]:
-    folder = cell.folder(options.runs).resolve()
-    if not (folder / "metrics.json").is_file():
-        run(cell, options, counted, folder)
-    metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return metrics
-
-
-def run(cell: Cell, options: argparse.Namespace, counted: Mapping[str, float], folder: Path) -> None:
-    import logging
-
-    from hydra import compose, initialize_config_dir
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
-
-    from lightning_dga.train import config_dir
-    from lightning_dga.train import train as dga_train
-
-    logging.disable(logging.INFO)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    folder.mkdir(parents=True, exist_ok=True)
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        of_folder = [f"hydra.runtime.output_dir={folder}", "+hydra.runtime.choices.callbacks=none"]
-        config = compose("train", [*overrides(cell, options, counted), *of_folder], return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    dga_train(config, folder)
-
-
 def overrides(cell: Cell, options: argparse.Namespace, counted: Mapping[str, float]) -> list[str]:
     names = list(counted)
     shares = {
@@ -199,8 +160,7 @@ def overrides(cell: Cell, options: argparse.Namespace, counted: Mapping[str, flo
         *(f"data.root={options.root.resolve()}", f"data.target={cell.target}"),
         *(f"data.tokens_per_domain={cell.cap or 'null'}", f"data.cache_dir={(options.runs / 'tokens').resolve()}"),
         *(f"seed={cell.seed}", f"data.seed={cell.order}", f"data.sample_seed={cell.seed}"),
-        *(f"trainer.max_steps={cell.steps}", "trainer.val_check_interval=${trainer.max_steps}"),
-        *("trainer.enable_progress_bar=false", "~callbacks.progress", "~callbacks.checkpoint", "overwrite=true"),
+        *(f"trainer.max_steps={cell.steps}", *QUIET),
     ]
     if cell.estimator != "none" and cell.method not in ("odm",):
         found.append(f"callbacks.dga.estimator={cell.estimator}")

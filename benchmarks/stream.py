@@ -24,6 +24,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -338,8 +339,11 @@ def processes() -> list[Path]:
 
 
 def processes_of(pid: int) -> list[Path]:
-    children = [task / "children" for task in Path(f"/proc/{pid}/task").iterdir()]
-    return [Path(f"/proc/{one}") for one in [pid, *(child for file in children for child in file.read_text().split())]]
+    children = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has ended meanwhile
+            children += (task / "children").read_text().split()
+    return [Path(f"/proc/{one}") for one in (pid, *children)]
 
 
 def memory() -> float:

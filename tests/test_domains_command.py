@@ -85,6 +85,17 @@ def test_references_of_ones_own(tmp_path, capsys, corpora, folder):
     assert json.loads((tmp_path / "basis.names.json").read_text()) == ["soil"]
 
 
+def test_the_target_may_be_a_distribution_of_the_basis(tmp_path, capsys, corpora, folder):
+    few = ["--target-documents", "2", "--target-seed", "1"]
+    run(capsys, "histogram", folder, "weather", *few, "--output", tmp_path / "histogram.npy")
+    run(capsys, "basis", folder, "--target", "weather", *few, "--output", tmp_path / "basis.npy")
+    assert json.loads((tmp_path / "basis.names.json").read_text()) == ["sea", "sky", "soil", "target"]
+    assert (np.load(tmp_path / "basis.npy")[:, 3] == np.load(tmp_path / "histogram.npy")).all()
+    reference = f"target={corpora / 'sea.jsonl'}"
+    given = ["basis", folder, reference, "--target", "weather", "--output", tmp_path / "basis.npy"]
+    assert "named 'target' already" in mistake(capsys, *given)
+
+
 def test_named_domains_still_have_a_histogram(tmp_path, capsys, corpora):
     assert json.loads(run(capsys, "histogram", corpora, "weather")) == {"sea": 0, "sky": 1, "soil": 0}
 

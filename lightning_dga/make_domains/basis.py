@@ -2,7 +2,8 @@
 
 Writes the matrix P to FILE, [K, N] float64 with one column for each reference set, the histogram of its documents over
 the clusters, and the names of the columns beside it. By default the references are the named domains that the corpus
-consists of, which costs nothing; others are given as NAME=PATH, a .jsonl file or a folder of .txt files each.
+consists of, which costs nothing; others are given as NAME=PATH, a .jsonl file or a folder of .txt files each. --target
+adds a column for the documents of a target set, so that alignments may choose importance sampling where it is best.
 """
 
 import argparse
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from lightning_dga.data.text import FolderDocuments
 from lightning_dga.domains import DomainsError, histogram_basis, load_clusters
+from lightning_dga.make_domains.target import add_target_set, target_set
+
+_TARGET = "target"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder that `dga-domains cluster` filled")
     parser.add_argument("references", nargs="*", type=_reference, metavar="NAME=PATH", help="a reference set")
     parser.add_argument("--except", dest="without", nargs="+", default=[], metavar="NAME", help="leave these out")
+    parser.add_argument("--target", metavar="NAME", help=f"add the target set of target_NAME.jsonl, as `{_TARGET}`")
+    add_target_set(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="a .npy file")
 
 
@@ -29,9 +35,12 @@ def run(options: argparse.Namespace) -> None:
     references = labels or clusters.source_labels()
     if unknown := sorted(set(options.without) - set(references)):
         raise DomainsError(f"--except {unknown[0]}: no such reference set. There are: {', '.join(references)}.")
-    basis = histogram_basis(
-        {name: found for name, found in references.items() if name not in options.without}, len(clusters)
-    )
+    chosen = {name: found for name, found in references.items() if name not in options.without}
+    if options.target is not None:
+        if _TARGET in chosen:
+            raise DomainsError(f"--target: there is a reference set named {_TARGET!r} already; name it otherwise.")
+        chosen[_TARGET] = clusters.place(target_set(options, options.folder))
+    basis = histogram_basis(chosen, len(clusters))
     basis.save(options.output)
     print(f"{options.output}: {len(clusters):,} clusters, {len(basis.names)} distributions: {', '.join(basis.names)}.")
 

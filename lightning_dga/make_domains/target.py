@@ -10,6 +10,11 @@ from lightning_dga.domains.stage import read_summary
 def add_target(parser: argparse.ArgumentParser) -> None:
     """The arguments that name a target of a clustered corpus."""
     parser.add_argument("target", metavar="NAME", help="the target: target_NAME.jsonl in the folder of the corpus")
+    add_target_set(parser)
+
+
+def add_target_set(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which documents of a target count."""
     parser.add_argument(
         "--target-documents", type=int, metavar="N", help="keep N documents of the target set (data.target_documents)"
     )

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_dga.alignments import Alignments
+from lightning_dga.basis import Basis
 from lightning_dga.exposure import Exposure
 from lightning_dga.reweighting.rule import Rule, RuleState
 from lightning_dga.weights import WeightsLike, as_weights
@@ -25,28 +28,34 @@ class DistributionReweighting:
 
     Args:
         rule: The rule that moves w. It sees each basis distribution as a domain.
-        basis: The distributions by name, each as a mapping that names every domain or as k numbers.
+        basis: The distributions by name, each as a mapping that names every domain or as k numbers; or the ``.npy``
+            file that ``dga-domains basis`` wrote.
 
     Raises:
-        ValueError: If there is none; from :meth:`mixtures`, if one does not fit the domains.
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no distribution; from :meth:`mixtures`, if one does not fit the domains.
     """
 
     rule: Rule
-    basis: Mapping[str, WeightsLike | Any]
+    basis: Mapping[str, WeightsLike | Any] | str | Path
 
     def __post_init__(self) -> None:
-        if not self.basis:
+        if not self._columns:
             raise ValueError("`basis` is empty; name at least one distribution over the domains.")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the N basis distributions, in the order of the alignments."""
-        return tuple(self.basis)
+        return tuple(self._columns)
 
     def mixtures(self, domain_names: Sequence[str]) -> Tensor:
         """The basis distributions, ``[N, k]`` float64, rows on the simplex: P transposed."""
-        rows = (as_weights(one, domain_names, argument=f"basis[{name!r}]") for name, one in self.basis.items())
+        rows = (as_weights(one, domain_names, argument=f"basis[{name!r}]") for name, one in self._columns.items())
         return torch.stack(list(rows))
+
+    @cached_property
+    def _columns(self) -> Mapping[str, WeightsLike | Any]:
+        return Basis.load(Path(self.basis)).columns if isinstance(self.basis, str | Path) else self.basis
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`. The data module's weights do not enter; w is uniform."""

@@ -1,8 +1,10 @@
 """Rules over a few distributions over the domains."""
 
+import numpy as np
 import pytest
 import torch
 
+from lightning_dga.basis import Basis
 from lightning_dga.reweighting import DistributionReweighting, PaperDGA, Static
 from tests.reweighting.rules import NAMES, WEIGHTS, exposure, measured, run
 
@@ -15,6 +17,16 @@ def test_the_domains_get_the_mixture_of_the_basis():
     assert start.tolist() == pytest.approx([0.25, 0.125, 0.625])
     w = torch.softmax(torch.tensor([2.0, 1.0]).double(), 0)
     torch.testing.assert_close(once, w @ torch.tensor([[0.5, 0.25, 0.25], [0, 0, 1]]).double())
+
+
+def test_a_basis_may_be_a_file(tmp_path):
+    Basis(("x", "y"), np.array([[0.5, 0], [0.25, 0], [0.25, 1]])).save(tmp_path / "basis.npy")
+    for file in (tmp_path / "basis.npy", str(tmp_path / "basis.npy")):
+        rule = DistributionReweighting(Static(), file)
+        assert rule.names == ("x", "y")
+        torch.testing.assert_close(rule.mixtures(NAMES), DistributionReweighting(Static(), BASIS).mixtures(NAMES))
+    with pytest.raises(FileNotFoundError, match="dga-domains basis"):
+        DistributionReweighting(Static(), tmp_path / "other.npy")
 
 
 def test_the_rule_sees_the_basis_as_its_domains():

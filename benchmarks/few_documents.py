@@ -1,0 +1,169 @@
+"""Target loss where a handful of target documents falls into fine clusters: the paper's second scenario.
+
+    python benchmarks/few_documents.py --root DIR --targets math inaugural
+    python benchmarks/few_documents.py --root DIR --quick       the same columns in a minute or two
+
+The documents of a folder of text are clustered, and the clusters are the domains. The target set is cut to a few
+documents; validation and test documents of the target stay as they are. Every cell is what `dga-train data=clusters`
+does, with one thread. A seed selects the target documents, the initialisation and the sequence of samples. Clusters and
+finished runs are kept in `--runs`, so a benchmark that was stopped goes on.
+"""
+
+import argparse
+import os
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import result
+from training import QUIET, trained
+
+from lightning_dga.domains import is_clustered
+from lightning_dga.make_domains import main as dga_domains
+
+METHODS = ("uniform", "importance", "water_filling", "nearest", "basis", "basis_and_target")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run.
+
+    Attributes:
+        target: Name of the target.
+        documents: Of the target set; ``None`` for all there are.
+        method: How the mixture is chosen.
+        seed: Of the documents, the initialisation and the sequence of samples.
+        steps: Optimizer steps.
+    """
+
+    target: str
+    documents: int | None
+    method: str
+    seed: int
+    steps: int
+
+    def folder(self, runs: Path) -> Path:
+        return runs / f"{self.target}-{self.documents}-steps{self.steps}" / f"{self.method}-seed{self.seed}"
+
+
+def main() -> None:
+    options = arguments()
+    work = clustered(options)
+    cells = list(all_cells(options))
+    runs = {cell: (cell.folder(options.runs), overrides(cell, options, work)) for cell in cells}
+    losses = dict(trained(runs, options.jobs))
+    found = list(rows({cell: losses[cell] for cell in cells}, options.clusters))
+    for row in found:
+        print(f"{row['target']:>12} {row['documents']!s:>5} documents  {row['rule']:>18}  {row['value']:.3f}", end="")
+        print(f"  {' '.join(f'{value:.3f}' for value in row['values'])}  {row['epochs_of_top_domain']:.1f} passes")
+    if options.json:
+        result.write(options.json, command(options), found)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder of <domain>.jsonl and target_<name>.jsonl")
+    parser.add_argument("--targets", nargs="+", default=["math"], metavar="NAME")
+    parser.add_argument("--clusters", type=int, default=512)
+    parser.add_argument("--documents", nargs="+", type=int, default=[5, 50], help="of the target set")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs/few_documents"), help="where clusters and runs go")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--quick", action="store_true", help="few clusters, three methods, one seed and 40 steps")
+    options = parser.parse_args()
+    if options.quick:
+        options.clusters, options.documents, options.seeds, options.steps = 32, [5], [0], 40
+        options.methods = ["uniform", "importance", "basis_and_target"]
+    return options
+
+
+def clustered(options: argparse.Namespace) -> Path:
+    """The folder of the clusters, with a basis of the histograms of the named domains."""
+    work: Path = options.runs / f"clusters{options.clusters}"
+    if not is_clustered(work):
+        dga_domains(["embed", str(options.root), str(work)])
+        dga_domains(["cluster", str(work), "--clusters", str(options.clusters)])
+    dga_domains(["basis", str(work), "--output", str(work / "basis.npy")])
+    return work
+
+
+def all_cells(options: argparse.Namespace) -> Iterator[Cell]:
+    for target, documents, name, seed in product(options.targets, options.documents, options.methods, options.seeds):
+        yield Cell(target, documents, name, seed, options.steps)
+
+
+def overrides(cell: Cell, options: argparse.Namespace, work: Path) -> list[str]:
+    return [
+        *("data=clusters", "model=gpt", "trainer=cpu", f"data.root={options.root.resolve()}"),
+        *(f"data.target={cell.target}", f"data.labels={(work / 'labels.npy').resolve()}"),
+        *(f"data.target_documents={cell.documents or 'null'}", f"data.target_seed={cell.seed}"),
+        *("data.context_length=64", "data.batch_size=16", "data.target_batch_size=16"),
+        *("model.num_layers=1", "model.d_model=64", f"data.cache_dir={(options.runs / 'tokens').resolve()}"),
+        *(f"seed={cell.seed}", f"trainer.max_steps={cell.steps}", *QUIET),
+        *of_method(cell, work),
+    ]
+
+
+def of_method(cell: Cell, work: Path) -> list[str]:
+    """What chooses the mixture."""
+    documents = ["--target-documents", str(cell.documents)] if cell.documents else []
+    target_set = [*documents, "--target-seed", str(cell.seed)]
+    file = (work / f"{cell.method}-{cell.target}-{cell.documents}-{cell.seed}.npy").resolve()
+    match cell.method:
+        case "uniform":
+            return ["callbacks=uniform"]
+        case "nearest":
+            basis = str(work / "basis.npy")
+            dga_domains(["nearest", str(work), basis, cell.target, *target_set, "--output", str(file)])
+            return ["callbacks=uniform", f"data.weights={file}"]
+        case "basis":
+            return ["callbacks=dga_basis", f"callbacks.dga.rule.basis={(work / 'basis.npy').resolve()}"]
+        case "basis_and_target":
+            dga_domains(["basis", str(work), "--target", cell.target, *target_set, "--output", str(file)])
+            return ["callbacks=dga_basis", f"callbacks.dga.rule.basis={file}"]
+        case rule:
+            dga_domains(["histogram", str(work), cell.target, *target_set, "--output", str(file)])
+            return [f"callbacks={rule}", f"callbacks.dga.rule.histogram={file}"]
+
+
+def rows(metrics: Mapping[Cell, dict[str, Any]], clusters: int) -> Iterator[dict[str, Any]]:
+    """A row of losses for each group of cells that differ in their seed only."""
+    groups: dict[Cell, list[tuple[Cell, dict[str, Any]]]] = {}
+    for cell, found in metrics.items():
+        groups.setdefault(replace(cell, seed=0), []).append((cell, found))
+    for group, found in groups.items():
+        losses = [one["test/target_loss"] for _, one in found]
+        yield {
+            "measure": "few_documents",
+            **{name: getattr(group, name) for name in ("target", "documents", "steps")},
+            "clusters": clusters,
+            "rule": group.method,
+            "seeds": [cell.seed for cell, _ in found],
+            "value": statistics.mean(losses),
+            "unit": "nats/token",
+            "spread": statistics.stdev(losses) if len(losses) > 1 else None,
+            "values": losses,
+            "aligning": statistics.mean(one["align_seconds"] / one["wall_seconds"] for _, one in found),
+            "epochs_of_top_domain": statistics.mean(max(one["epochs"].values()) for _, one in found),
+        }
+
+
+# what the command line lists, as it is repeated in a result
+LISTS = ("targets", "documents", "methods", "seeds")
+
+
+def command(options: argparse.Namespace) -> str:
+    given = " ".join(f"--{name} {' '.join(map(str, getattr(options, name)))}" for name in LISTS)
+    return (
+        f"python benchmarks/few_documents.py --root DIR {given} --clusters {options.clusters} --steps {options.steps}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Basis distributions over many domains, in a file: `dga-domains` makes it, and distribution reweighting mixes them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dga.atomic import atomic_write, write_json
+
+
+@dataclass(frozen=True)
+class Basis:
+    """N distributions over k domains: the columns of P in distribution reweighting, where domain weights are P w.
+
+    Reweighting w, of which there are N, costs N + 1 gradients, however many domains there are (arXiv 2410.02498).
+
+    Attributes:
+        names: Of the N distributions, such as those of the reference sets whose histograms they are.
+        matrix: ``[k, N]`` float64, each column summing to one.
+    """
+
+    names: tuple[str, ...]
+    matrix: NDArray[np.float64]
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.float64]]:
+        """Each distribution, ``[k]``, by its name."""
+        return dict(zip(self.names, self.matrix.T, strict=True))
+
+    def save(self, file: Path) -> None:
+        """Writes the matrix to a ``.npy`` file, and the names to ``<stem>.names.json`` beside it."""
+        with atomic_write(file) as stream:
+            np.save(stream, self.matrix)
+        write_json(_names(file), list(self.names))
+
+    @classmethod
+    def load(cls, file: Path) -> "Basis":
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
+        if not (file.is_file() and _names(file).is_file()):
+            raise FileNotFoundError(
+                f"There is no basis {file} with {_names(file).name}; `dga-domains basis` makes one."
+            )
+        names = json.loads(_names(file).read_text(encoding="utf-8"))
+        return cls(tuple(names), np.load(file))
+
+
+def _names(file: Path) -> Path:
+    return file.with_suffix(".names.json")
