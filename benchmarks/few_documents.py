@@ -24,7 +24,7 @@ from training import QUIET, trained
 from lightning_dga.domains import is_clustered
 from lightning_dga.make_domains import main as dga_domains
 
-METHODS = ("uniform", "importance", "water_filling", "nearest", "basis", "basis_and_target")
+METHODS = ("uniform", "importance", "water_filling", "nearest", "basis", "basis_and_target", "basis_from_nearest")
 
 
 @dataclass(frozen=True)
@@ -115,18 +115,23 @@ def of_method(cell: Cell, work: Path) -> list[str]:
     documents = ["--target-documents", str(cell.documents)] if cell.documents else []
     target_set = [*documents, "--target-seed", str(cell.seed)]
     file = (work / f"{cell.method}-{cell.target}-{cell.documents}-{cell.seed}.npy").resolve()
+    basis = (work / "basis.npy").resolve()
     match cell.method:
         case "uniform":
             return ["callbacks=uniform"]
         case "nearest":
-            basis = str(work / "basis.npy")
-            dga_domains(["nearest", str(work), basis, cell.target, *target_set, "--output", str(file)])
+            dga_domains(["nearest", str(work), str(basis), cell.target, *target_set, "--output", str(file)])
             return ["callbacks=uniform", f"data.weights={file}"]
         case "basis":
-            return ["callbacks=dga_basis", f"callbacks.dga.rule.basis={(work / 'basis.npy').resolve()}"]
+            return ["callbacks=dga_basis", f"callbacks.dga.rule.basis={basis}"]
         case "basis_and_target":
             dga_domains(["basis", str(work), "--target", cell.target, *target_set, "--output", str(file)])
             return ["callbacks=dga_basis", f"callbacks.dga.rule.basis={file}"]
+        case "basis_from_nearest":
+            prior = file.with_suffix(".json")
+            dga_domains(["nearest", str(work), str(basis), cell.target, *target_set, "--prior", str(prior)])
+            of_rule = {"basis": basis, "rule.prior": prior}
+            return ["callbacks=dga_basis", *(f"callbacks.dga.rule.{key}={value}" for key, value in of_rule.items())]
         case rule:
             dga_domains(["histogram", str(work), cell.target, *target_set, "--output", str(file)])
             return [f"callbacks={rule}", f"callbacks.dga.rule.histogram={file}"]

@@ -57,9 +57,11 @@ def test_from_a_corpus_to_weights(tmp_path, capsys, corpora, folder):
     assert json.loads((tmp_path / "basis.names.json").read_text()) == ["sea", "sky", "soil"]
     # the target's words are those of the sky
     assert basis[:, 1] @ histogram > 0 == basis[:, 0] @ histogram
-    printed = run(capsys, "nearest", folder, tmp_path / "basis.npy", "weather", "--output", tmp_path / "nearest.npy")
+    files = ["--output", tmp_path / "nearest.npy", "--prior", tmp_path / "prior.json"]
+    printed = run(capsys, "nearest", folder, tmp_path / "basis.npy", "weather", *files)
     assert next(iter(json.loads(printed))) == "sky"
     assert (np.load(tmp_path / "nearest.npy") == basis[:, 1]).all()
+    assert json.loads((tmp_path / "prior.json").read_text()) == {"sea": 0, "sky": 1, "soil": 0}
 
 
 def test_few_documents_of_the_target(capsys, folder):
