@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import loss_plots
 import stream_columns
 
 HERE = Path(__file__).parent
@@ -67,6 +68,33 @@ COLUMNS = {
     },
 }
 COLUMNS |= stream_columns.COLUMNS
+PER_DOCUMENTS = {
+    "target": "target",
+    "target documents": "documents",
+    "rule": "rule",
+    "test loss, nats/token": lambda row: f"{row['value']:.3f}",
+    "of each seed": lambda row: ", ".join(f"{value:.3f}" for value in row["values"]),
+    "passes over the most repeated cluster": lambda row: f"{row['epochs_of_top_domain']:.0f}",
+    "share of time aligning": lambda row: f"{row['aligning']:.0%}",
+}
+COLUMNS |= {
+    "few_documents": PER_DOCUMENTS,
+    "forgetting": {
+        "target": "target",
+        "tokens per domain": lambda row: f"{row['cap']:,}",
+        "rule": "rule",
+        "test loss of the target, nats/token": lambda row: f"{row['value']:.3f}",
+        "loss on held-out documents of all domains": lambda row: f"{row['general']:.3f}",
+    },
+    "sensitivity": {
+        "target": "target",
+        "tokens per domain": lambda row: f"{row['cap']:,}",
+        "setting": "setting",
+        "at": "at",
+        "test loss, nats/token": lambda row: f"{row['value']:.3f}",
+        "share of time aligning": lambda row: f"{row['aligning']:.0%}",
+    },
+}
 # in units of the gradient: the tensors that collectives take, and what each process sent over the network
 COLUMNS |= {
     measure: {
@@ -79,6 +107,7 @@ COLUMNS |= {
     }
     for measure, what in {"bytes": "moved", "wire": "sent by a process"}.items()
 }
+PLOTTED = ("scenarios", "scenarios_far", "scenarios_near")
 LOSS = {"target": "target", "tokens per domain": lambda row: f"{row['cap']:,}" if row["cap"] else "all"}
 
 
@@ -86,7 +115,10 @@ def main() -> None:
     folder = HERE.parent / "docs" / "results"
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted((HERE / "results").glob("*.json")):
-        (folder / f"{file.stem}.md").write_text(document(file.stem, json.loads(file.read_text())), encoding="utf-8")
+        found = json.loads(file.read_text())
+        (folder / f"{file.stem}.md").write_text(document(file.stem, found), encoding="utf-8")
+        if file.stem in PLOTTED:
+            loss_plots.draw([row for row in found["rows"] if row["measure"] == "loss"], folder / f"{file.stem}.svg")
 
 
 def document(name: str, result: dict[str, Any]) -> str:
@@ -96,6 +128,7 @@ def document(name: str, result: dict[str, Any]) -> str:
         f"Drawn by `python benchmarks/draw.py` from `benchmarks/results/{name}.json`, which this command wrote:",
         f"```\n{result['command']}\n```",
         f"Machine: {machine}. Commit: {result['commit']}.",
+        *([f"![Losses of each rule at each budget]({name}.svg)"] if name in PLOTTED else []),
         *(table(measure, [row for row in result["rows"] if row["measure"] == measure]) for measure in measures(result)),
     ]
     return "\n\n".join(parts) + "\n"

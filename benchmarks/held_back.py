@@ -24,7 +24,7 @@ def main() -> None:
     for file in sorted(options.root.glob("*.jsonl")):
         if file.stem.startswith("target_"):
             continue
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = list(file.open(encoding="utf-8"))
         if file.stem in options.domains:
             held = [line for index, line in enumerate(lines) if index // BLOCK % 3 == 2]
             (options.output / f"target_{file.stem}.jsonl").write_text("".join(held), encoding="utf-8")

@@ -1,0 +1,102 @@
+"""What mixing for one target costs elsewhere: the loss on held-out documents of all domains, beside the target's.
+
+    python benchmarks/forgetting.py --root DIR --targets math inaugural
+    python benchmarks/forgetting.py --root DIR --quick       the same columns in about a minute
+
+Every tenth block of ten documents of each domain is held out. The rest is a pool for cells as those of
+`benchmarks/scenarios.py`, and the general loss is the mean of the domains' losses of a token.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import held_out_loss
+import result
+import scenarios
+from training import trained
+
+BLOCK, EVERY = 10, 10
+METHODS = ("uniform", "mix15", "mix30", "importance", "water_filling", "dga")
+
+
+def main() -> None:
+    options = arguments()
+    files = hold_out(options.root, options.runs)
+    options.root = options.runs / "pool"
+    counted = {target: scenarios.histogram(options, target) for target in options.targets}
+    callback = f"+callbacks.general={{_target_: held_out_loss.HeldOutLoss, files: [{', '.join(map(str, files))}]}}"
+    cells = list(all_cells(options))
+    runs = {c: (c.folder(options.runs), [*scenarios.overrides(c, options, counted[c.target]), callback]) for c in cells}
+    metrics = dict(trained(runs, options.jobs))
+    found = list(rows(cells, options.runs, metrics))
+    for row in found:
+        print(f"{row['target']:>12} {row['rule']:>14}  target {row['value']:.3f}  general {row['general']:.3f}")
+    if options.json:
+        lists = f"--targets {' '.join(options.targets)} --cap {options.cap} --steps {options.steps}"
+        result.write(options.json, f"python benchmarks/forgetting.py --root DIR {lists}", found)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder of <domain>.jsonl and target_<name>.jsonl")
+    parser.add_argument("--targets", nargs="+", default=["math"], metavar="NAME")
+    parser.add_argument("--cap", type=int, default=20_000, metavar="TOKENS", help="per domain")
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
+    parser.add_argument("--runs", type=Path, default=Path("runs/forgetting"), help="where runs are kept")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--quick", action="store_true", help="40 steps")
+    options = parser.parse_args()
+    options.runs, options.set = options.runs.resolve(), []
+    if options.quick:
+        options.steps = 40
+    return options
+
+
+def hold_out(root: Path, runs: Path) -> list[Path]:
+    """Splits a folder's domains into a pool and what is held out; the files of the latter."""
+    pool, general = runs / "pool", runs / "general"
+    pool.mkdir(parents=True, exist_ok=True)
+    general.mkdir(exist_ok=True)
+    for file in sorted(root.glob("*.jsonl")):
+        if file.stem.startswith("target_"):
+            shutil.copy(file, pool)
+            continue
+        lines = list(file.open(encoding="utf-8"))
+        held = [index // BLOCK % EVERY == EVERY - 1 for index in range(len(lines))]
+        for folder, kept in ((pool, False), (general, True)):
+            chosen = [line for line, is_held in zip(lines, held, strict=True) if is_held == kept]
+            (folder / file.name).write_text("".join(chosen), encoding="utf-8")
+    return sorted(general.glob("*.jsonl"))
+
+
+def all_cells(options: argparse.Namespace) -> Iterator[scenarios.Cell]:
+    for target in options.targets:
+        for name in METHODS:
+            prior = "none" if name == "uniform" else "right"
+            estimator = "none" if scenarios.is_fixed(name) else "auto"
+            yield scenarios.Cell(target, options.cap, name, prior, estimator, 0, 0, options.steps)
+
+
+def rows(cells: list[scenarios.Cell], runs: Path, metrics: dict[scenarios.Cell, Any]) -> Iterator[dict[str, Any]]:
+    for cell in cells:
+        general = json.loads((cell.folder(runs) / held_out_loss.FILE).read_text())
+        yield {
+            "measure": "forgetting",
+            **{name: getattr(cell, name) for name in ("target", "cap", "prior", "steps")},
+            "rule": cell.method,
+            "value": metrics[cell]["test/target_loss"],
+            "general": statistics.mean(general.values()),
+            "by_domain": general,
+            "unit": "nats/token",
+        }
+
+
+if __name__ == "__main__":
+    main()
