@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import loss_columns
 import loss_plots
 import stream_columns
 
@@ -41,13 +42,6 @@ COLUMNS = {
         "time of training": lambda row: f"{row['value']:.4f}",
         "time of updates": lambda row: f"{row['of_updates']:.2f}",
     },
-    "resolution": {
-        "seeds": "seeds",
-        "two means differ if they differ by, nats/token": lambda row: f"{row['value']:.3f}",
-        "std of one run": lambda row: f"{row['spread']:.4f}",
-        "mixtures that were repeated": "mixtures",
-        "degrees of freedom": "freedom",
-    },
     "domains": {
         "stage": "stage",
         "library": "library",
@@ -67,34 +61,7 @@ COLUMNS = {
         "same bits": lambda row: f"{'yes' if row['identical'] else 'no'}: {', '.join(row['compared'])}",
     },
 }
-COLUMNS |= stream_columns.COLUMNS
-PER_DOCUMENTS = {
-    "target": "target",
-    "target documents": "documents",
-    "rule": "rule",
-    "test loss, nats/token": lambda row: f"{row['value']:.3f}",
-    "of each seed": lambda row: ", ".join(f"{value:.3f}" for value in row["values"]),
-    "passes over the most repeated cluster": lambda row: f"{row['epochs_of_top_domain']:.0f}",
-    "share of time aligning": lambda row: f"{row['aligning']:.0%}",
-}
-COLUMNS |= {
-    "few_documents": PER_DOCUMENTS,
-    "forgetting": {
-        "target": "target",
-        "tokens per domain": lambda row: f"{row['cap']:,}",
-        "rule": "rule",
-        "test loss of the target, nats/token": lambda row: f"{row['value']:.3f}",
-        "loss on held-out documents of all domains": lambda row: f"{row['general']:.3f}",
-    },
-    "sensitivity": {
-        "target": "target",
-        "tokens per domain": lambda row: f"{row['cap']:,}",
-        "setting": "setting",
-        "at": "at",
-        "test loss, nats/token": lambda row: f"{row['value']:.3f}",
-        "share of time aligning": lambda row: f"{row['aligning']:.0%}",
-    },
-}
+COLUMNS |= loss_columns.COLUMNS | stream_columns.COLUMNS
 # in units of the gradient: the tensors that collectives take, and what each process sent over the network
 COLUMNS |= {
     measure: {
@@ -107,7 +74,8 @@ COLUMNS |= {
     }
     for measure, what in {"bytes": "moved", "wire": "sent by a process"}.items()
 }
-PLOTTED = ("scenarios", "scenarios_far", "scenarios_near")
+# those that have several budgets
+PLOTTED = ("scenarios",)
 LOSS = {"target": "target", "tokens per domain": lambda row: f"{row['cap']:,}" if row["cap"] else "all"}
 
 

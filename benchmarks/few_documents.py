@@ -10,8 +10,6 @@ finished runs are kept in `--runs`, so a benchmark that was stopped goes on.
 """
 
 import argparse
-import os
-import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -19,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import result
-from training import QUIET, trained
+import training
+from training import QUIET, command, summary, trained
 
 from lightning_dga.domains import is_clustered
 from lightning_dga.make_domains import main as dga_domains
@@ -60,26 +59,21 @@ def main() -> None:
         print(f"{row['target']:>12} {row['documents']!s:>5} documents  {row['rule']:>18}  {row['value']:.3f}", end="")
         print(f"  {' '.join(f'{value:.3f}' for value in row['values'])}  {row['epochs_of_top_domain']:.1f} passes")
     if options.json:
-        result.write(options.json, command(options), found)
+        result.write(
+            options.json, command("few_documents", options, "documents", "methods", "seeds", "clusters"), found
+        )
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="folder of <domain>.jsonl and target_<name>.jsonl")
-    parser.add_argument("--targets", nargs="+", default=["math"], metavar="NAME")
+    parser = training.parser(__doc__, "few_documents", "few clusters, three methods, one seed and 40 steps")
     parser.add_argument("--clusters", type=int, default=512)
-    parser.add_argument("--documents", nargs="+", type=int, default=[5, 50], help="of the target set")
+    parser.add_argument("--documents", nargs="+", type=int, default=[5, 50], help="of the target set; 0: all")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
-    parser.add_argument("--runs", type=Path, default=Path("runs/few_documents"), help="where clusters and runs go")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--quick", action="store_true", help="few clusters, three methods, one seed and 40 steps")
     options = parser.parse_args()
     if options.quick:
         options.clusters, options.documents, options.seeds, options.steps = 32, [5], [0], 40
-        options.methods = ["uniform", "importance", "basis_and_target"]
+        options.methods = ["uniform", "importance", "basis_from_nearest"]
     return options
 
 
@@ -95,7 +89,7 @@ def clustered(options: argparse.Namespace) -> Path:
 
 def all_cells(options: argparse.Namespace) -> Iterator[Cell]:
     for target, documents, name, seed in product(options.targets, options.documents, options.methods, options.seeds):
-        yield Cell(target, documents, name, seed, options.steps)
+        yield Cell(target, documents or None, name, seed, options.steps)
 
 
 def overrides(cell: Cell, options: argparse.Namespace, work: Path) -> list[str]:
@@ -143,31 +137,14 @@ def rows(metrics: Mapping[Cell, dict[str, Any]], clusters: int) -> Iterator[dict
     for cell, found in metrics.items():
         groups.setdefault(replace(cell, seed=0), []).append((cell, found))
     for group, found in groups.items():
-        losses = [one["test/target_loss"] for _, one in found]
         yield {
             "measure": "few_documents",
             **{name: getattr(group, name) for name in ("target", "documents", "steps")},
             "clusters": clusters,
             "rule": group.method,
             "seeds": [cell.seed for cell, _ in found],
-            "value": statistics.mean(losses),
-            "unit": "nats/token",
-            "spread": statistics.stdev(losses) if len(losses) > 1 else None,
-            "values": losses,
-            "aligning": statistics.mean(one["align_seconds"] / one["wall_seconds"] for _, one in found),
-            "epochs_of_top_domain": statistics.mean(max(one["epochs"].values()) for _, one in found),
+            **summary([one for _, one in found]),
         }
-
-
-# what the command line lists, as it is repeated in a result
-LISTS = ("targets", "documents", "methods", "seeds")
-
-
-def command(options: argparse.Namespace) -> str:
-    given = " ".join(f"--{name} {' '.join(map(str, getattr(options, name)))}" for name in LISTS)
-    return (
-        f"python benchmarks/few_documents.py --root DIR {given} --clusters {options.clusters} --steps {options.steps}"
-    )
 
 
 if __name__ == "__main__":

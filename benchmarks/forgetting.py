@@ -9,19 +9,20 @@ Every tenth block of ten documents of each domain is held out. The rest is a poo
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import held_back
 import held_out_loss
 import result
 import scenarios
-from training import trained
+import training
+from training import command, trained
 
-BLOCK, EVERY = 10, 10
+EVERY = 10
 METHODS = ("uniform", "mix15", "mix30", "importance", "water_filling", "dga")
 
 
@@ -38,20 +39,12 @@ def main() -> None:
     for row in found:
         print(f"{row['target']:>12} {row['rule']:>14}  target {row['value']:.3f}  general {row['general']:.3f}")
     if options.json:
-        lists = f"--targets {' '.join(options.targets)} --cap {options.cap} --steps {options.steps}"
-        result.write(options.json, f"python benchmarks/forgetting.py --root DIR {lists}", found)
+        result.write(options.json, command("forgetting", options, "cap"), found)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="folder of <domain>.jsonl and target_<name>.jsonl")
-    parser.add_argument("--targets", nargs="+", default=["math"], metavar="NAME")
+    parser = training.parser(__doc__, "forgetting", "40 steps")
     parser.add_argument("--cap", type=int, default=20_000, metavar="TOKENS", help="per domain")
-    parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
-    parser.add_argument("--runs", type=Path, default=Path("runs/forgetting"), help="where runs are kept")
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--quick", action="store_true", help="40 steps")
     options = parser.parse_args()
     options.runs, options.set = options.runs.resolve(), []
     if options.quick:
@@ -68,11 +61,8 @@ def hold_out(root: Path, runs: Path) -> list[Path]:
         if file.stem.startswith("target_"):
             shutil.copy(file, pool)
             continue
-        lines = list(file.open(encoding="utf-8"))
-        held = [index // BLOCK % EVERY == EVERY - 1 for index in range(len(lines))]
-        for folder, kept in ((pool, False), (general, True)):
-            chosen = [line for line, is_held in zip(lines, held, strict=True) if is_held == kept]
-            (folder / file.name).write_text("".join(chosen), encoding="utf-8")
+        for folder, lines in zip((pool, general), held_back.split(file, EVERY), strict=True):
+            (folder / file.name).write_text("".join(lines), encoding="utf-8")
     return sorted(general.glob("*.jsonl"))
 
 

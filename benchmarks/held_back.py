@@ -8,9 +8,10 @@ none of these domains stays in the pool, so that the targets are far from every 
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
-BLOCK = 10
+BLOCK, EVERY = 10, 3
 
 
 def main() -> None:
@@ -24,13 +25,23 @@ def main() -> None:
     for file in sorted(options.root.glob("*.jsonl")):
         if file.stem.startswith("target_"):
             continue
-        lines = list(file.open(encoding="utf-8"))
-        if file.stem in options.domains:
-            held = [line for index, line in enumerate(lines) if index // BLOCK % 3 == 2]
-            (options.output / f"target_{file.stem}.jsonl").write_text("".join(held), encoding="utf-8")
-            lines = [line for index, line in enumerate(lines) if index // BLOCK % 3 != 2]
-        if file.stem not in options.domains or not options.leave_out:
+        if file.stem not in options.domains:
+            shutil.copy(file, options.output)
+            continue
+        lines, held = split(file, EVERY)
+        (options.output / f"target_{file.stem}.jsonl").write_text("".join(held), encoding="utf-8")
+        if not options.leave_out:
             (options.output / file.name).write_text("".join(lines), encoding="utf-8")
+
+
+def split(file: Path, every: int) -> tuple[list[str], list[str]]:
+    """Lines of a file without every so manieth block of them, and those blocks."""
+    kept: list[str] = []
+    held: list[str] = []
+    with file.open(encoding="utf-8") as lines:
+        for index, line in enumerate(lines):
+            (held if index // BLOCK % every == every - 1 else kept).append(line)
+    return kept, held
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from lightning_dga.data.text import FolderDocuments
 from lightning_dga.data.text.packing import PackedTokens, pack
 from lightning_dga.data.text.tokenizer import END_OF_TEXT_ID
 
@@ -28,8 +29,8 @@ class HeldOutLoss(L.Callback):
         data = trainer.datamodule
         losses = {}
         for file in self.files:
-            texts = [json.loads(line)["text"] for line in file.open(encoding="utf-8")]
-            ids = [encoding.ids for encoding in data.tokenizer.encode_batch(texts, add_special_tokens=False)]
+            encodings = data.tokenizer.encode_batch(list(FolderDocuments(file)), add_special_tokens=False)
+            ids = [encoding.ids for encoding in encodings]
             windows = PackedTokens(pack(ids, data.tokens_per_sample, END_OF_TEXT_ID))
             batches = torch.utils.data.DataLoader(windows, batch_size=64)
             with torch.no_grad():

@@ -13,7 +13,6 @@ out as `resolution`.
 
 import argparse
 import json
-import os
 import re
 import statistics
 import sys
@@ -24,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import result
-from training import QUIET, is_finished, trained
+import training
+from training import QUIET, command, is_finished, summary, trained
 
 FIXED = ("uniform", "mix15", "mix30", "mix60", "importance", "water_filling")
 MIX = re.compile(r"mix(\d+)")
@@ -76,13 +76,13 @@ def main() -> None:
     found = list(rows({cell: losses[cell] for cell in cells}))
     print(table(found))
     if options.json:
-        result.write(options.json, command(options), found)
+        lists = ("caps", "rules", "priors", "estimators", "seeds", "orders")
+        finished = " --finished" if options.finished else ""
+        result.write(options.json, command("scenarios", options, *lists) + finished, found)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="folder of <domain>.jsonl and target_<name>.jsonl")
-    parser.add_argument("--targets", nargs="+", default=["math"], metavar="NAME")
+    parser = training.parser(__doc__, "scenarios", "one cap, two methods, one seed and 40 steps")
     parser.add_argument(
         "--caps", nargs="+", type=int, default=[10_000, 20_000, 30_000, 0], metavar="TOKENS", help="per domain; 0: all"
     )
@@ -93,15 +93,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--estimators", nargs="+", default=["auto"], metavar="NAME", help="of the rules that align")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--orders", nargs="+", type=int, default=[0], help="sequences for each seed")
-    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the config, for all cells"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
-    parser.add_argument("--runs", type=Path, default=Path("runs/scenarios"), help="where runs are kept")
-    parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--finished", action="store_true", help="run nothing: what there is so far")
-    parser.add_argument("--quick", action="store_true", help="one cap, two methods, one seed and 40 steps")
     options = parser.parse_args()
     if options.quick:
         options.caps, options.rules, options.priors = options.caps[:1], ["uniform", "dga"], ["right"]
@@ -129,7 +124,7 @@ def all_cells(options: argparse.Namespace) -> Iterator[Cell]:
                 cell = replace(cell, estimator="none")
             if name in WITHOUT_PRIOR:
                 cell = replace(cell, prior="none")
-            elif (prior == "none" and is_fixed(name)) or (prior == "wrong" and name.startswith("mix")):
+            elif prior == "none" and is_fixed(name):
                 continue
             yield cell
 
@@ -152,9 +147,9 @@ def overrides(cell: Cell, options: argparse.Namespace, counted: Mapping[str, flo
         "none": None,
     }[cell.prior]
     callbacks, weights = cell.method, None
-    if cell.method.startswith("mix"):
+    if cell.method.startswith("mix") and shares is not None:
         part = int(cell.method.removeprefix("mix")) / 100
-        callbacks, weights = "uniform", {n: part * counted[n] + (1 - part) / len(names) for n in names}
+        callbacks, weights = "uniform", {n: part * shares[n] + (1 - part) / len(names) for n in names}
     found = [
         *("experiment=corpora", f"callbacks={callbacks}", f"prior={inline(shares)}", f"data.weights={inline(weights)}"),
         *(f"data.root={options.root.resolve()}", f"data.target={cell.target}"),
@@ -177,19 +172,13 @@ def rows(metrics: Mapping[Cell, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for cell, found in metrics.items():
         groups.setdefault(replace(cell, seed=0, order=0), {})[cell] = found
     for group, found in groups.items():
-        losses = [one["test/target_loss"] for one in found.values()]
         yield {
             "measure": "loss",
             "scenario": 1,
             **{name: getattr(group, name) for name in ("target", "cap", "prior", "estimator", "steps")},
             "rule": group.method,
             "seeds": [[cell.seed, cell.order] for cell in found],
-            "value": statistics.mean(losses),
-            "unit": "nats/token",
-            "spread": statistics.stdev(losses) if len(losses) > 1 else None,
-            "values": losses,
-            "aligning": statistics.mean(one["align_seconds"] / one["wall_seconds"] for one in found.values()),
-            "epochs_of_top_domain": statistics.mean(max(one["epochs"].values()) for one in found.values()),
+            **summary(list(found.values())),
         }
     yield from resolution(metrics)
 
@@ -235,17 +224,6 @@ def table(found: list[dict[str, Any]]) -> str:
     return "\n".join(
         ["Target test loss, nats/token; share of time aligning; passes over the most repeated domain", *lines, *told]
     )
-
-
-# what the command line lists, as it is repeated in a result
-LISTS = ("targets", "caps", "rules", "priors", "estimators", "seeds", "orders")
-
-
-def command(options: argparse.Namespace) -> str:
-    lists = {name: getattr(options, name) for name in LISTS}
-    given = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items())
-    finished = " --finished" if options.finished else ""
-    return f"python benchmarks/scenarios.py --root DIR {given} --steps {options.steps}{finished}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Training runs of a benchmark: each what `dga-train` does with some overrides, on one thread, and kept."""
 
+import argparse
 import json
 import logging
+import os
+import statistics
 import sys
 import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -21,6 +24,34 @@ QUIET = (
     "trainer.val_check_interval=${trainer.max_steps}",
     "overwrite=true",
 )
+
+
+def parser(description: str | None, runs: str, quick: str) -> argparse.ArgumentParser:
+    """What every benchmark that trains is told.
+
+    Args:
+        description: Of the benchmark.
+        runs: Folder under `runs/` that keeps its runs.
+        quick: What `--quick` leaves of it.
+    """
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--root", type=Path, required=True, help="folder of <domain>.jsonl and target_<name>.jsonl")
+    made.add_argument("--targets", nargs="+", default=["math"], metavar="NAME")
+    made.add_argument("--steps", type=int, default=700)
+    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at once")
+    made.add_argument("--runs", type=Path, default=Path("runs") / runs, help="where runs are kept")
+    made.add_argument("--json", type=Path, help="write the result here")
+    made.add_argument("--quick", action="store_true", help=quick)
+    return made
+
+
+def command(name: str, options: argparse.Namespace, *lists: str) -> str:
+    """What runs a benchmark again: its name, and the arguments that are told with it."""
+    told = []
+    for one in ("targets", *lists, "steps"):
+        value = getattr(options, one)
+        told.append(f"--{one} {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}")
+    return f"python benchmarks/{name}.py --root DIR {' '.join(told)}"
 
 
 def trained(runs: Mapping[Cell, tuple[Path, Sequence[str]]], jobs: int) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -52,6 +83,19 @@ def train(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
         _train(folder.resolve(), overrides)
     metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return metrics
+
+
+def summary(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What runs that differ in their seeds only come to."""
+    losses = [one["test/target_loss"] for one in metrics]
+    return {
+        "value": statistics.mean(losses),
+        "unit": "nats/token",
+        "spread": statistics.stdev(losses) if len(losses) > 1 else None,
+        "values": losses,
+        "aligning": statistics.mean(one["align_seconds"] / one["wall_seconds"] for one in metrics),
+        "epochs_of_top_domain": statistics.mean(max(one["epochs"].values()) for one in metrics),
+    }
 
 
 def _train(folder: Path, overrides: Sequence[str]) -> None:
