@@ -41,13 +41,19 @@ class Basis:
 
         Raises:
             FileNotFoundError: If it is not there.
+            ValueError: If the names are not those of its columns.
         """
         if not (file.is_file() and _names(file).is_file()):
             raise FileNotFoundError(
                 f"There is no basis {file} with {_names(file).name}; `dga-domains basis` makes one."
             )
-        names = json.loads(_names(file).read_text(encoding="utf-8"))
-        return cls(tuple(names), np.load(file))
+        names, matrix = tuple(json.loads(_names(file).read_text(encoding="utf-8"))), np.load(file)
+        if matrix.ndim != 2 or matrix.shape[1] != len(names):
+            raise ValueError(
+                f"{file} has shape {matrix.shape}, and {_names(file).name} names {len(names)} columns; make both again "
+                "with `dga-domains basis`."
+            )
+        return cls(names, matrix)
 
 
 def _names(file: Path) -> Path:

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from lightning_dga.alignment import Backward, Batched
 from lightning_dga.models import GPT
 from tests.alignment.held import assert_exact, expected, measure, sequences, tokens
-from tests.alignment.test_batched import Block, ByHand, Sometimes
+from tests.alignment.uses import Block, ByHand, Sometimes
 from tests.processes import together
 
 

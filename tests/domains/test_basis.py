@@ -13,6 +13,13 @@ def test_columns_are_histograms(tmp_path):
     assert kept.names == basis.names and (kept.matrix == basis.matrix).all()
 
 
+def test_names_of_another_basis_are_noticed(tmp_path):
+    histogram_basis({"a": np.array([0]), "b": np.array([1])}, 2).save(tmp_path / "basis.npy")
+    (tmp_path / "basis.names.json").write_text('["a"]')
+    with pytest.raises(ValueError, match="names 1 columns"):
+        Basis.load(tmp_path / "basis.npy")
+
+
 def test_an_empty_reference_is_named():
     with pytest.raises(DomainsError, match="'b' has no document"):
         histogram_basis({"a": np.array([0]), "b": np.array([], dtype=int)}, 4)
