@@ -3,7 +3,7 @@
 Writes the matrix P to FILE, [K, N] float64 with one column for each reference set, the histogram of its documents over
 the clusters, and the names of the columns beside it. By default the references are the named domains that the corpus
 consists of, which costs nothing; others are given as NAME=PATH, a .jsonl file or a folder of .txt files each. --target
-adds a column for the documents of a target set, so that alignments may choose importance sampling where it is best.
+adds a column for the documents of a target set, by which alignments may choose importance sampling.
 """
 
 import argparse
