@@ -4,6 +4,7 @@ python benchmarks/draw.py
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,12 @@ def losses(rows: list[Row]) -> str:
         spread = f" ± {row['spread']:.3f}" if row["spread"] is not None else ""
         return f"{row['value']:.3f}{spread} ({row['epochs_of_top_domain']:.0f})"
 
+    def mixed(name: str) -> int:
+        found = re.match(r"mix(\d+)", name)
+        return int(found[1]) if found else -1
+
     # mixtures by their number
-    names = sorted(dict.fromkeys(map(column, rows)), key=lambda name: int(name[3:]) if name[:3] == "mix" else -1)
+    names = sorted(dict.fromkeys(map(column, rows)), key=mixed)
     settings: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
         settings.setdefault(tuple(cells(row, LOSS)), {})[column(row)] = found(row)

@@ -61,7 +61,7 @@ def losses(rows: list[Row]) -> dict[tuple[int | None, str, str], float]:
     """Of each budget, rule and prior; the best fixed mix counts as a rule."""
     found = {(row["cap"], row["rule"], row["prior"]): row["value"] for row in rows}
     for row in rows:
-        if row["rule"].startswith("mix"):
+        if row["rule"].startswith("mix") and row["prior"] == "right":
             key = row["cap"], "best fixed mix", "right"
             found[key] = min(found.get(key, float("inf")), row["value"])
     return found
