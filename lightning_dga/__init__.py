@@ -7,14 +7,30 @@ Example::
     datamodule = MixtureDataModule(domains={"wiki": wiki, "code": code}, target=target, batch_size=32)
     trainer = L.Trainer(callbacks=[DynamicGradientAlignment(every_n_steps=100)])
     trainer.fit(model, datamodule=datamodule)
+
+Names are imported on first use (PEP 562), so that a subpackage imported alone costs only what it needs itself.
 """
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.callback import DynamicGradientAlignment
-from lightning_dga.data import MixtureDataModule
-from lightning_dga.preemption import Preempted, Preemption, newest_checkpoint
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_dga.alignments import Alignments
+    from lightning_dga.callback import DynamicGradientAlignment
+    from lightning_dga.data import MixtureDataModule
+    from lightning_dga.preemption import Preempted, Preemption, newest_checkpoint
 
 __version__ = "0.1.0"
+
+_EXPORTS = {
+    "Alignments": "alignments",
+    "DynamicGradientAlignment": "callback",
+    "MixtureDataModule": "data",
+    "Preempted": "preemption",
+    "Preemption": "preemption",
+    "newest_checkpoint": "preemption",
+}
+_SUBPACKAGES = ("alignment", "data", "domains", "models", "report", "reweighting")
 
 __all__ = [
     "Alignments",
@@ -25,3 +41,16 @@ __all__ = [
     "__version__",
     "newest_checkpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})
