@@ -9,8 +9,9 @@ from torch.utils.data import IterableDataset
 from typing_extensions import override
 
 from lightning_dga.data.errors import DataError
-from lightning_dga.data.text.files import kind, list_files
-from lightning_dga.data.text.json_lines import read_lines, split_lines
+from lightning_dga.data.text.files import kind
+from lightning_dga.data.text.json_lines import begins_with_record, read_lines, split_lines
+from lightning_dga.data.text.listing import list_files
 from lightning_dga.data.text.parquet import read_rows, split_row_groups
 from lightning_dga.data.text.plain_text import read_text, split_text
 from lightning_dga.data.text.split import Split
@@ -25,17 +26,20 @@ _FORMATS = {
     "jsonl": _Format(split_lines, read_lines),
     "parquet": _Format(split_row_groups, read_rows),
     "txt": _Format(split_text, read_text),
+    "json": _Format(split_lines, read_lines),
 }
 
 
 class DocumentStream(IterableDataset[str]):
     r"""The documents of files, one after the other: an iterable that can be split, and that resumes.
 
-    JSON Lines (``.jsonl``), Parquet (``.parquet``) and plain text (``.txt``), lines and text also compressed (``.gz``,
-    ``.zst``). What is read at a time is a line, some rows of a row group, a text file.
+    JSON Lines (``.jsonl``, ``.ndjson``, and ``.json`` with an object on each line), Parquet (``.parquet``) and plain
+    text (``.txt``), lines and text also compressed (``.gz``, ``.zst``, ``.xz``, ``.bz2``). Hidden files of a folder are
+    passed over (:func:`~.listing.is_hidden`), and a warning names what else is not read of it. What is read at a time
+    is a line, some rows of a row group, a text file.
 
     Args:
-        files: A file, a folder or a pattern, or several; paths or URLs (:func:`~.files.list_files`).
+        files: A file, a folder or a pattern, or several; paths or URLs (:func:`~.listing.list_files`).
         field: The key or column that holds the text.
         seed: Reads the parts of the files (row groups, text files, stretches of 64 MiB of lines) in another order at
             each pass; without it they are read in their own.
@@ -115,8 +119,8 @@ class DocumentStream(IterableDataset[str]):
 
 
 def is_text(url: str) -> bool:
-    """Whether a file's name ends as one that :class:`DocumentStream` reads."""
-    return kind(url) in _FORMATS
+    """Whether a file is one that :class:`DocumentStream` reads: by the end of its name, ``.json`` by its first line."""
+    return kind(url) in _FORMATS and (kind(url) != "json" or begins_with_record(url))
 
 
 def _format(url: str) -> _Format:

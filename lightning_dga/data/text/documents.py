@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.json_lines import read_lines
+from lightning_dga.data.text.listing import is_hidden
 from lightning_dga.data.text.plain_text import read_text
 from lightning_dga.data.text.split import Split
 
@@ -13,7 +14,8 @@ def read_jsonl(path: str | Path, field: str = "text") -> Iterator[str]:
     """Reads one document per line of a JSON Lines file, lazily. Blank lines are skipped.
 
     Args:
-        path: A UTF-8 file with one JSON object per line, compressed if it ends in ``.gz`` or ``.zst``.
+        path: A UTF-8 file with one JSON object per line, compressed if its name says so (``.gz``, ``.zst``, ``.xz``,
+            ``.bz2``).
         field: The key that holds the text.
 
     Returns:
@@ -35,7 +37,8 @@ def read_folder(path: str | Path, pattern: str = "**/*.txt") -> Iterator[str]:
 
     Args:
         path: The folder.
-        pattern: Which files, as of :meth:`pathlib.Path.glob`.
+        pattern: Which files, as of :meth:`pathlib.Path.glob`; hidden ones are left out
+            (:func:`~lightning_dga.data.text.listing.is_hidden`).
 
     Returns:
         The documents, sorted by path relative to the folder. A file is read, and its errors raised, when its document
@@ -48,9 +51,9 @@ def read_folder(path: str | Path, pattern: str = "**/*.txt") -> Iterator[str]:
     folder = Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
-    files = sorted(
-        (file for file in folder.glob(pattern) if file.is_file()), key=lambda file: file.relative_to(folder).parts
-    )
+    matches = (file for file in folder.glob(pattern) if file.is_file())
+    visible = (file for file in matches if not any(map(is_hidden, file.relative_to(folder).parts)))
+    files = sorted(visible, key=lambda file: file.relative_to(folder).parts)
     if not files:
         raise DataError(f"{folder}: no file matches {pattern!r}; give the `pattern` of the files to read.")
     return map(_read_file, files)

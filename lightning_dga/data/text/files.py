@@ -1,55 +1,32 @@
 """Files of text: by path or URL, plain or compressed."""
 
+import bz2
 import gzip
 import io
 import sys
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, cast
 
 import fsspec
 
-_GZIP, _ZSTD = ".gz", ".zst"
-COMPRESSED = (_GZIP, _ZSTD)
-
-
-def list_files(path: str | Path, is_wanted: Callable[[str], bool]) -> list[str]:
-    """The files that a path, a folder or a pattern stands for, sorted.
-
-    Args:
-        path: A file; a folder, whose wanted files are taken, those of its sub-folders too; or a pattern such as
-            ``data/*.parquet``. A path on this machine or a URL of any kind that ``fsspec`` knows, such as ``s3://…``.
-        is_wanted: Which files of a folder to take, by name.
-
-    Raises:
-        FileNotFoundError: If there is no such file or folder, no file matches, or none of a folder is wanted.
-    """
-    system, root = fsspec.core.url_to_fs(str(path))
-    if system.isfile(root):
-        found = [root]
-    elif system.isdir(root):
-        found = sorted(file for file in system.find(root) if is_wanted(file))
-    else:
-        found = sorted(system.glob(root)) if any(character in root for character in "*?[") else []
-    if not found:
-        raise FileNotFoundError(f"There is no file {path}, no folder of that name with a file to read, and no match.")
-    return [system.unstrip_protocol(file) if "://" in str(path) else file for file in found]
+# what else a file of the same kind is called
+_ALIASES = {"ndjson": "jsonl", "jsonlines": "jsonl", "jl": "jsonl", "pq": "parquet", "parq": "parquet", "text": "txt"}
 
 
 def open_file(url: str) -> IO[bytes]:
-    """Opens a file for reading, decompressed by its ending: ``.gz`` or ``.zst``.
+    """Opens a file for reading, decompressed by its ending: ``.gz``, ``.zst``, ``.xz`` or ``.bz2``, in any case.
 
     Raises:
         ImportError: If the file is compressed by a library that is not installed.
     """
     raw = cast(IO[bytes], fsspec.open(url, "rb").open())
     try:
-        if url.endswith(_GZIP):
-            return cast(IO[bytes], _Owning(gzip.GzipFile(fileobj=raw), raw))
-        if url.endswith(_ZSTD):
-            return cast(IO[bytes], _Owning(_zstd().ZstdFile(raw), raw))
+        if decompress := _DECOMPRESSORS.get(_compression(url)):
+            return cast(IO[bytes], _Owning(decompress(raw), raw))
     except BaseException:
         raw.close()
         raise
@@ -58,29 +35,41 @@ def open_file(url: str) -> IO[bytes]:
 
 def damage() -> tuple[type[Exception], ...]:
     """What reading a file raises that is cut off, is damaged, or cannot be reached."""
-    try:
-        return OSError, EOFError, zlib.error, _zstd().ZstdError
-    except ImportError:
-        return OSError, EOFError, zlib.error
+    errors: list[type[Exception]] = [OSError, EOFError, zlib.error]
+    for library, error in ((_lzma, "LZMAError"), (_zstd, "ZstdError")):
+        with suppress(ImportError):
+            errors.append(getattr(library(), error))
+    return tuple(errors)
 
 
 def is_compressed(url: str) -> bool:
     """Whether a file is compressed as a whole, so that it has no parts that can be read alone."""
-    return url.endswith(COMPRESSED)
+    return bool(_compression(url))
 
 
 def kind(url: str) -> str:
-    """What ends a file's name, compressed or not: ``"jsonl"``, ``"parquet"``, ``"txt"`` and the like."""
-    for ending in COMPRESSED:
-        url = url.removesuffix(ending)
-    return Path(url).suffix.removeprefix(".").lower()
+    """What ends a file's name, compressed or not: ``"jsonl"``, ``"parquet"``, ``"txt"`` and the like.
+
+    Example:
+        >>> kind("a.jsonl.gz"), kind("A.JSONL.GZ"), kind("a.ndjson")
+        ('jsonl', 'jsonl', 'jsonl')
+    """
+    ending = Path(_uncompressed(url)).suffix.removeprefix(".").lower()
+    return _ALIASES.get(ending, ending)
 
 
 def stem(url: str) -> str:
     """A file's name without what :func:`kind` says, and without its compression."""
-    for ending in COMPRESSED:
-        url = url.removesuffix(ending)
-    return Path(url).stem
+    return Path(_uncompressed(url)).stem
+
+
+def _compression(url: str) -> str:
+    ending = Path(url).suffix.lower()
+    return ending if ending in _DECOMPRESSORS else ""
+
+
+def _uncompressed(url: str) -> str:
+    return url[: -len(ending)] if (ending := _compression(url)) else url
 
 
 class _Owning(io.BufferedReader):
@@ -93,6 +82,29 @@ class _Owning(io.BufferedReader):
     def close(self) -> None:
         super().close()
         self._file.close()
+
+
+def _open_zstd(raw: IO[bytes]) -> Any:
+    zstd = _zstd()
+    # `zstd --long` makes windows that the library refuses by default; they take memory only where a frame has one
+    longest = zstd.DecompressionParameter.window_log_max
+    return zstd.ZstdFile(raw, options={longest: longest.bounds()[1]})
+
+
+_DECOMPRESSORS: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    ".zst": _open_zstd,
+    ".xz": lambda raw: _lzma().LZMAFile(raw),
+    ".bz2": bz2.BZ2File,
+}
+
+
+def _lzma() -> ModuleType:
+    try:
+        import lzma
+    except ImportError as error:
+        raise ImportError("Files that end in .xz need a Python that was built with `lzma`.") from error
+    return lzma
 
 
 def _zstd() -> ModuleType:

@@ -1,5 +1,6 @@
 """A corpus on disk: a file or a folder of text for each domain, and one for each target."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from lightning_dga.data.text.corpus import TextCorpus, split_target
 from lightning_dga.data.text.document_stream import DocumentStream, is_text
 from lightning_dga.data.text.documents import read_jsonl
 from lightning_dga.data.text.files import kind, stem
+from lightning_dga.data.text.listing import is_hidden, tell_of_unread, walk
+
+_logger = logging.getLogger(__name__)
 
 TARGET = "target_"
 _JSONL = ".jsonl"
@@ -22,7 +26,9 @@ def folder_corpus(
 
     An entry is a file ``<name>.jsonl`` with ``{"text": ...}`` on each line, another file of text that
     :class:`~lightning_dga.data.text.DocumentStream` reads (``.parquet``, ``.jsonl.gz``, …), or a folder ``<name>`` of
-    such files or of plain ``.txt``. Those called ``target_<name>`` are targets and never domains.
+    such files or of plain ``.txt``. Those called ``target_<name>`` are targets and never domains. Hidden files and
+    folders are passed over at every level (:func:`~lightning_dga.data.text.listing.is_hidden`); a warning names what
+    else is there and not read.
 
     Args:
         root: The folder.
@@ -62,7 +68,9 @@ class FolderDocuments:
 
     def __iter__(self) -> Iterator[str]:
         """The documents, in their order on disk."""
-        return iter(read_jsonl(self.path) if self.path.suffix == _JSONL else DocumentStream(self.path))
+        if self.path.is_dir() or kind(self.path.name) not in ("jsonl", "json"):
+            return iter(DocumentStream(self.path))
+        return read_jsonl(self.path)
 
 
 def folder_domains(root: str | Path) -> dict[str, FolderDocuments]:
@@ -94,6 +102,7 @@ def _target_parts(
     if target not in targets:
         available = ", ".join(map(repr, targets)) or f"none; add a file {TARGET}<name>{_JSONL}"
         raise DataError(f"{root}: no target {target!r}. Targets: {available}.")
+    _tell_of_shared(root, targets[target])
     documents = list(FolderDocuments(targets[target]))
     if len(documents) < 3:
         raise DataError(f"{targets[target]}: {len(documents)} documents; a target needs at least 3 to be split.")
@@ -109,6 +118,16 @@ def _target_parts(
     return [aligned[index] for index in chosen], val, test
 
 
+def _tell_of_shared(root: Path, target: Path) -> None:
+    for name, documents in folder_domains(root).items():
+        if documents.path.samefile(target):
+            _logger.warning(
+                "%s: target %r and domain %r are the same file or folder, so that what a run validates and tests on is "
+                "trained on too; give one of them documents of its own.",
+                *(root, target.name, name),
+            )
+
+
 def corpus_entries(root: Path) -> dict[str, Path]:
     """The files and folders of a corpus by name, targets included, in sorted order.
 
@@ -119,16 +138,24 @@ def corpus_entries(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}.")
     entries: dict[str, Path] = {}
+    unread: list[str] = []
     for path in sorted(root.iterdir()):
+        # a link to the corpus itself or to a folder around it would make one domain of all
+        if is_hidden(path.name) or (path.is_dir() and root.resolve().is_relative_to(path.resolve())):
+            continue
         if path.is_dir():
-            if not any(is_text(file.name) for file in path.glob("**/*")):
+            if not any(map(is_text, walk(path))):
+                unread += [f"{path.name}/"] if any(True for _ in walk(path)) else []
                 continue
             name = path.name
-        elif is_text(path.name) and kind(path.name) != "txt":
+        # many have a README.txt; a domain is never a single document
+        elif kind(path.name) != "txt" and is_text(str(path)):
             name = stem(path.name)
         else:
+            unread.append(path.name)
             continue
         if name in entries:
             raise DataError(f"{root}: {entries[name].name} and {path.name} give two domains one name; rename one.")
         entries[name] = path
+    tell_of_unread(str(root), unread)
     return entries

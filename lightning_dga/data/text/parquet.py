@@ -34,8 +34,8 @@ def read_rows(split: Split, field: str, at: int = 0) -> Iterator[tuple[int, str]
         Of each document the number of the next row, and the text.
 
     Raises:
-        DataError: If there is no such column of strings, a row has none, or the file is damaged. Names file and row,
-            counted from 0 over the whole file.
+        DataError: If there is no such column of strings (or of bytes that are UTF-8), or several, a row has none, or
+            the file is damaged. Names file and row, counted from 0 over the whole file.
         ImportError: If ``pyarrow`` is not installed.
     """
     with _open(split.url) as file:
@@ -73,22 +73,43 @@ def _open(url: str) -> Iterator[Any]:
 
 def _strings(column: Any, url: str, first: int) -> list[str | None]:
     try:
-        return column.to_pylist()
+        values = column.to_pylist()
+        # writers without the logical type of strings, as older ones of Spark and Impala, leave their bytes
+        return [value.decode("utf-8") if isinstance(value, bytes) else value for value in values]
     except UnicodeDecodeError:
         for row, value in enumerate(column, start=first):
             try:
-                value.as_py()
+                found = value.as_py()
+                if isinstance(found, bytes):
+                    found.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(f"{url}, row {row}: not UTF-8 ({error.reason} at byte {error.start}).") from error
         raise
 
 
 def _check_column(file: Any, field: str, url: str) -> None:
+    schema = file.schema_arrow
+    found = schema.get_all_field_indices(field)
+    if not found:
+        raise DataError(
+            f"{url}: no column {field!r}; found {', '.join(map(repr, schema.names))}. Say by `field` which one holds "
+            "the text."
+        )
+    if len(found) > 1:
+        raise DataError(f"{url}: {len(found)} columns are called {field!r}; rename all but the one to read.")
+    column = schema.field(found[0]).type
+    if not _is_text(column):
+        raise DataError(f"{url}: column {field!r} is of type {column}, expected string.")
+
+
+def _is_text(column: Any) -> bool:
     import pyarrow
 
-    schema = file.schema_arrow
-    if field not in schema.names:
-        raise DataError(f"{url}: no column {field!r}; found {', '.join(map(repr, schema.names))}.")
-    column = schema.field(field).type
-    if not (pyarrow.types.is_string(column) or pyarrow.types.is_large_string(column)):
-        raise DataError(f"{url}: column {field!r} is of type {column}, expected string.")
+    types = pyarrow.types
+    if types.is_dictionary(column):
+        column = column.value_type
+    elif isinstance(column, pyarrow.BaseExtensionType):
+        column = column.storage_type
+    # views came with pyarrow 16
+    tests = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary", "is_binary_view")
+    return any(getattr(types, test)(column) for test in tests if hasattr(types, test))

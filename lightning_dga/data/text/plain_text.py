@@ -1,9 +1,11 @@
 """Documents of plain text: one per file."""
 
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE
 from collections.abc import Iterator
 
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.files import damage, open_file
+from lightning_dga.data.text.json_lines import encoding_hint
 from lightning_dga.data.text.split import Split
 
 
@@ -24,7 +26,8 @@ def read_text(split: Split, field: str = "", at: int = 0) -> Iterator[tuple[int,
         1, and the text.
 
     Raises:
-        DataError: If the file is not UTF-8, or is compressed and cut off or damaged. Names the file, and the byte.
+        DataError: If the file is neither UTF-8 nor UTF-16 with a byte order mark, or is compressed and cut off or damaged.
+            Names the file, and the byte.
     """
     if at:
         return
@@ -34,6 +37,14 @@ def read_text(split: Split, field: str = "", at: int = 0) -> Iterator[tuple[int,
     except damage() as error:
         raise DataError(f"{split.url}: cannot be read ({type(error).__name__}: {error}).") from error
     try:
-        yield 1, content.decode("utf-8")
+        yield 1, content.decode(_encoding(content))
     except UnicodeDecodeError as error:
-        raise DataError(f"{split.url}: not UTF-8 ({error.reason} at byte {error.start}).") from error
+        reason = encoding_hint(content) or f"{error.reason} at byte {error.start}"
+        raise DataError(f"{split.url}: not UTF-8 ({reason}).") from error
+
+
+def _encoding(content: bytes) -> str:
+    """UTF-8, unless a byte order mark says UTF-16; the mark is no part of the text."""
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) and not content.startswith(BOM_UTF32_LE):
+        return "utf-16"
+    return "utf-8-sig" if content.startswith(BOM_UTF8) else "utf-8"

@@ -9,6 +9,7 @@ from lightning_dga.data.text.bin_builder import TOKENIZER
 from lightning_dga.data.text.clustered import clustered_text_mixture, read_labels
 from lightning_dga.data.text.corpus import split_target
 from lightning_dga.data.text.folder_corpus import TARGET, folder_corpus
+from lightning_dga.data.text.listing import is_hidden
 from lightning_dga.data.text.mixture import text_mixture
 from lightning_dga.data.text.packing import PackedTokens, pack
 from lightning_dga.data.text.standard_library import standard_library_corpus
@@ -83,7 +84,7 @@ def token_bins_mixture(
         FileNotFoundError: If there is no such folder, or no tokenizer in it.
     """
     root = Path(root)
-    files = {file.stem: file for file in sorted(root.glob(f"*{BIN}"))}
+    files = {file.stem: file for file in sorted(root.glob(f"*{BIN}")) if not is_hidden(file.name)}
     tokenizer = load_tokenizer((root / TOKENIZER).read_text(encoding="utf-8"))
     if vocab_size is not None and tokenizer.get_vocab_size() > vocab_size:
         raise DataError(f"{root}: the tokenizer has {tokenizer.get_vocab_size()} ids, `vocab_size` is {vocab_size}.")
