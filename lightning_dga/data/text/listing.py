@@ -99,8 +99,8 @@ def tell_of_unread(where: str, names: Iterable[str]) -> None:
     if unread := sorted(names):
         _warn_once(
             f"{where}: not read: {_listed(unread)}. Text is read from .jsonl (also .ndjson, and .json with an object "
-            "on each line), .parquet, and .txt in a folder of its own; the first and the last also as .gz, .zst, .xz or "
-            ".bz2. Convert what is data; hide what is not by a dot before its name."
+            "on each line), .parquet, and .txt in a folder of its own; the first and the last also as .gz, .zst, .xz "
+            "or .bz2. Convert what is data; hide what is not by a dot before its name."
         )
 
 

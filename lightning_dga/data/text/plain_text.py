@@ -26,8 +26,8 @@ def read_text(split: Split, field: str = "", at: int = 0) -> Iterator[tuple[int,
         1, and the text.
 
     Raises:
-        DataError: If the file is neither UTF-8 nor UTF-16 with a byte order mark, or is compressed and cut off or damaged.
-            Names the file, and the byte.
+        DataError: If the file is neither UTF-8 nor UTF-16 with a byte order mark, or is compressed and cut off or
+            damaged. Names the file, and the byte.
     """
     if at:
         return

@@ -57,7 +57,7 @@ def test_two_columns_of_one_name(tmp_path):
     with pytest.raises(DataError, match=r"a\.parquet: 2 columns are called 'text'; rename"):
         list(stream(tmp_path / "a.parquet", [PLAIN, PLAIN], ("text", "text")))
     assert list(stream(tmp_path / "b.parquet", [PLAIN, PLAIN, PLAIN], ("id", "text", "id"))) == TEXTS
-    with pytest.raises(DataError, match="no column 'text'; found 'body'.*`field`"):
+    with pytest.raises(DataError, match=r"no column 'text'; found 'body'.*`field`"):
         list(stream(tmp_path / "c.parquet", [PLAIN], ("body",)))
 
 
