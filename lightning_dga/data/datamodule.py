@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from typing_extensions import override
 
 from lightning_dga._lightning import LightningDataModule
+from lightning_dga.data.batches import random_seed
 from lightning_dga.data.composition import Composition
 from lightning_dga.data.loader import BatchInfo, MixtureLoader
 from lightning_dga.data.probes import MixedPool, Pool, ProbeReader, Probes
@@ -254,6 +255,7 @@ class MixtureDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
             seed=self.seed,
+            random_seed=random_seed(self.seed),
             stream_shards=self._stream_shards,
             stream_state=self._stream_state,
             **self._workers,
@@ -320,7 +322,12 @@ class MixtureDataModule(LightningDataModule):
     def _probe_reader(self) -> ProbeReader:
         if self._probes is None:
             self._probes = ProbeReader(
-                self._sources, self._target, self._collate_fn, seed=self.seed, most=self.batch_size
+                self._sources,
+                self._target,
+                self._collate_fn,
+                seed=self.seed,
+                most=self.batch_size,
+                random_seed=random_seed(self.seed),
             )
         return self._probes
 

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_dga.data.batches import BatchReader
 from lightning_dga.data.composition import Composition, Draw
 from lightning_dga.data.parcel import Parcel
 from lightning_dga.data.sharded_streams import ShardedStreams
@@ -51,26 +52,23 @@ class _Work:
     ticket: int
     domains: NDArray[np.int64]
     indices: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    first: int
     streamed: dict[int, Any]
 
 
 class _Reader(Dataset):
     """Reads and collates one batch; runs in the workers."""
 
-    def __init__(self, sources: Sources, collate_fn: Callable[[list[Any]], Any], recalled: torch.Tensor) -> None:
-        self._sources = sources
-        self._collate = collate_fn
+    def __init__(self, reader: BatchReader, recalled: torch.Tensor) -> None:
+        self._reader = reader
         self._recalled = recalled
 
     def __getitem__(self, work: _Work) -> tuple[int, Any]:
         first, count = divmod(int(self._recalled), _MOST_IN_FLIGHT)
         if first <= work.ticket < first + count:
             return work.ticket, None
-        samples = [
-            work.streamed[slot] if slot in work.streamed else self._sources.read(domain, index)
-            for slot, (domain, index) in enumerate(zip(work.domains.tolist(), work.indices.tolist(), strict=True))
-        ]
-        return work.ticket, self._collate(samples)
+        return work.ticket, self._reader.read(work.domains, work.indices, work.positions, work.first, work.streamed)
 
 
 class MixtureLoader:
@@ -87,7 +85,8 @@ class MixtureLoader:
         collate_fn: Turns a list of samples into the batch that ``training_step`` sees.
         rank: Which slice of each draw is this process's.
         world_size: How many processes share a draw.
-        seed: Selects the order within the domains, and the workers' seeds.
+        seed: Selects the order within the domains.
+        random_seed: Selects the random numbers that data sets and ``collate_fn`` draw; ``seed`` if not given.
         stream_shards: Into how many shards a stream is split at most, where it can be.
         stream_state: What :meth:`stream_state` gave in an earlier run.
         **workers: ``num_workers``, ``prefetch_factor``, ``pin_memory``, ``timeout``, ``multiprocessing_context`` and
@@ -105,6 +104,7 @@ class MixtureLoader:
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
+        random_seed: int | None = None,
         stream_shards: int = 16,
         stream_state: dict[str, Any] | None = None,
         **workers: Any,
@@ -125,7 +125,7 @@ class MixtureLoader:
         self._tickets = 0
         self._in_flight: dict[int, Draw] = {}
         self._loader = DataLoader(
-            _Reader(sources, collate_fn, self._recalled),
+            _Reader(BatchReader(sources, collate_fn, seed if random_seed is None else random_seed), self._recalled),
             batch_size=None,
             sampler=_Endless(self._next_work),
             collate_fn=Parcel if workers.get("num_workers") else _as_it_is,
@@ -217,7 +217,8 @@ class MixtureLoader:
         ticket = self._tickets
         self._tickets += 1
         self._in_flight[ticket] = draw
-        return _Work(ticket, draw.domains[own], indices, streamed)
+        first = draw.start + own.start
+        return _Work(ticket, draw.domains[own], indices, draw.positions[own], first, streamed)
 
     def _compose(self) -> None:
         batch = self.batch_size * self._world_size

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_dga.data.batches import BatchReader
 from lightning_dga.data.sources import ShuffledOrder, Sources, iter_streams
 
 _PROBES, _TARGET, _MIXTURES = 1, 2, 3
@@ -70,8 +71,8 @@ class Pool(Protocol):
         """The samples of an update, ``size`` for each label (all of a domain, where it is smaller)."""
         ...
 
-    def read(self, choice: Choice) -> tuple[NDArray[np.int64], list[Any]]:
-        """Index within its domain, and sample, of each."""
+    def read(self, choice: Choice) -> tuple[NDArray[np.int64], Any]:
+        """Index within its domain of each sample, and the batch that they make."""
         ...
 
 
@@ -81,12 +82,13 @@ class DomainPool:
     Args:
         sources: The domains.
         order: The order.
+        reader: Reads and collates them.
     """
 
-    def __init__(self, sources: Sources, order: ShuffledOrder) -> None:
+    def __init__(self, sources: Sources, order: ShuffledOrder, reader: BatchReader) -> None:
         self.sizes = sources.sizes
-        self._sources = sources
         self._order = order
+        self._reader = reader
         self._streams = dict(iter_streams(sources))
 
     def chosen(self, update: int, size: int) -> Choice:
@@ -96,17 +98,17 @@ class DomainPool:
         positions = update * each[domains] + np.arange(len(domains)) - (np.cumsum(each) - each)[domains]
         return Choice(domains, domains, positions, update * size)
 
-    def read(self, choice: Choice) -> tuple[NDArray[np.int64], list[Any]]:
+    def read(self, choice: Choice) -> tuple[NDArray[np.int64], Any]:
         """See :class:`Pool`."""
         indices = self._order.indices(choice.domains, choice.positions)
         for domain in set(choice.domains.tolist()) & self._streams.keys():
             self._streams[domain].release(choice.first)
-        pairs = zip(choice.domains.tolist(), indices.tolist(), strict=True)
-        return indices, [self._one(domain, index) for domain, index in pairs]
-
-    def _one(self, domain: int, index: int) -> Any:
-        stream = self._streams.get(domain)
-        return self._sources.read(domain, index) if stream is None else stream.get(index)
+        pairs = enumerate(zip(choice.domains.tolist(), indices.tolist(), strict=True))
+        streamed = {
+            place: self._streams[domain].get(index) for place, (domain, index) in pairs if domain in self._streams
+        }
+        first = int(choice.positions[0]) * len(self.sizes) + int(choice.domains[0])
+        return indices, self._reader.read(choice.domains, indices, choice.positions, first, streamed)
 
 
 class MixedPool:
@@ -139,7 +141,7 @@ class MixedPool:
         labels = np.repeat(np.arange(len(cumulative)), size)
         return Choice(labels, domains, random.integers(self._pool.sizes[domains]), 0)
 
-    def read(self, choice: Choice) -> tuple[NDArray[np.int64], list[Any]]:
+    def read(self, choice: Choice) -> tuple[NDArray[np.int64], Any]:
         """See :class:`Pool`."""
         return self._pool.read(choice)
 
@@ -153,14 +155,27 @@ class ProbeReader:
         collate_fn: Turns a list of samples into a batch.
         seed: Selects the samples.
         most: Samples in one batch at most, so that a probe needs no more memory than a training step.
+        random_seed: Selects the random numbers that data sets and ``collate_fn`` draw; ``seed`` if not given.
     """
 
     def __init__(
-        self, domains: Sources, targets: Sources, collate_fn: Callable[[list[Any]], Any], *, seed: int, most: int
+        self,
+        domains: Sources,
+        targets: Sources,
+        collate_fn: Callable[[list[Any]], Any],
+        *,
+        seed: int,
+        most: int,
+        random_seed: int | None = None,
     ) -> None:
-        self.domains = DomainPool(domains, ShuffledOrder(domains.sizes, seed, _PROBES))
-        self.targets = DomainPool(targets, ShuffledOrder(targets.sizes, seed, _TARGET))
-        self.collate = collate_fn
+        random_seed = seed if random_seed is None else random_seed
+
+        def pool(sources: Sources, purpose: int) -> DomainPool:
+            reader = BatchReader(sources, collate_fn, random_seed, purpose)
+            return DomainPool(sources, ShuffledOrder(sources.sizes, seed, purpose), reader)
+
+        self.domains = pool(domains, _PROBES)
+        self.targets = pool(targets, _TARGET)
         self.most = most
 
 
@@ -243,8 +258,8 @@ class Probes:
             yield self._probe(pool, choice[start:stop])
 
     def _probe(self, pool: Pool, choice: Choice) -> Probe:
-        indices, samples = pool.read(choice)
-        return Probe(choice.labels, indices, self.reader.collate(samples))
+        indices, batch = pool.read(choice)
+        return Probe(choice.labels, indices, batch)
 
 
 def _runs(labels: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:

@@ -34,6 +34,10 @@ class Sources(Protocol):
         """Sample ``index`` of a map-style domain."""
         ...
 
+    def dataset(self, domain: int) -> Any:
+        """The data set that a domain is read from."""
+        ...
+
     def stream(
         self, domain: int, shard: int = 0, num_shards: int = 1, state: dict[str, Any] | None = None
     ) -> StreamReader | None:
@@ -68,6 +72,10 @@ class DatasetPerDomain:
     def read(self, domain: int, index: int) -> Any:
         """See :class:`Sources`; an error names the domain."""
         return _read(self._datasets[domain], index, self.names[domain])
+
+    def dataset(self, domain: int) -> Any:
+        """See :class:`Sources`."""
+        return self._datasets[domain]
 
     def stream(
         self, domain: int, shard: int = 0, num_shards: int = 1, state: dict[str, Any] | None = None
@@ -118,6 +126,10 @@ class LabelledDataset:
     def read(self, domain: int, index: int) -> Any:
         """See :class:`Sources`; an error names the domain."""
         return _read(self._dataset, self._order.item(self._first.item(domain) + index), self.names[domain])
+
+    def dataset(self, domain: int) -> Any:
+        """See :class:`Sources`."""
+        return self._dataset
 
     def stream(
         self, domain: int, shard: int = 0, num_shards: int = 1, state: dict[str, Any] | None = None
