@@ -16,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("output", type=Path, help="the folder to write to")
     parser.add_argument("--vocab-size", type=int, default=32_768, help="most token ids (default: %(default)s)")
-    parser.add_argument("--tokenizer", type=Path, help="use this tokenizer.json, and train none")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="use this tokenizer.json, or that of this folder, and train none"
+    )
+    parser.add_argument("--end-of-text", metavar="TOKEN", help="its token that separates documents, if none is found")
     parser.add_argument(
         "--training-documents", type=int, help="of each domain, to train the tokenizer on; default: all"
     )
@@ -31,6 +34,7 @@ def run(options: argparse.Namespace) -> None:
         options.output,
         vocab_size=options.vocab_size,
         tokenizer=options.tokenizer,
+        end_of_text=options.end_of_text,
         training_documents=options.training_documents,
         field=options.field,
         workers=options.workers,

@@ -5,6 +5,7 @@ from lightning_dga.data.text.clustered import clustered_text_mixture, pack_by_la
 from lightning_dga.data.text.corpus import TextCorpus, split_target
 from lightning_dga.data.text.document_stream import DocumentStream
 from lightning_dga.data.text.documents import read_folder, read_jsonl
+from lightning_dga.data.text.encoder import DocumentEncoder
 from lightning_dga.data.text.folder_corpus import FolderDocuments, folder_corpus, folder_domains, folder_target
 from lightning_dga.data.text.mixture import text_mixture
 from lightning_dga.data.text.packed_stream import PackedStream
@@ -23,6 +24,7 @@ from lightning_dga.data.text.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, train
 __all__ = [
     "END_OF_TEXT",
     "END_OF_TEXT_ID",
+    "DocumentEncoder",
     "DocumentStream",
     "FolderDocuments",
     "PackedStream",

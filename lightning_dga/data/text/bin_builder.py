@@ -7,27 +7,30 @@ and are joined, so that what was done before an interruption, of whatever kind, 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from lightning_dga.atomic import atomic_write, write_json
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.document_stream import DocumentStream
+from lightning_dga.data.text.encoder import DocumentEncoder
 from lightning_dga.data.text.folder_corpus import TARGET, corpus_entries
 from lightning_dga.data.text.packing import token_dtype
 from lightning_dga.data.text.split import Split
 from lightning_dga.data.text.token_bin import BIN, DESCRIPTION, BinDescription
-from lightning_dga.data.text.tokenizer import load_tokenizer, separator_id, train_tokenizer
+from lightning_dga.data.text.tokenizer import train_tokenizer
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from lightning_dga.data.text.encoder import TokenizerLike
+
+T = TypeVar("T")
 
 TOKENIZER = "tokenizer.json"
 _SETTINGS = "settings.json"
@@ -44,6 +47,7 @@ class _Part:
     splits: Sequence[Split]
     field: str
     tokenizer: Path
+    end_of_text: int
     output: Path
 
 
@@ -52,7 +56,8 @@ def build_bins(
     output: str | Path,
     *,
     vocab_size: int = 32_768,
-    tokenizer: str | Path | None = None,
+    tokenizer: "TokenizerLike | None" = None,
+    end_of_text: int | str | None = None,
     training_documents: int | None = None,
     field: str = "text",
     workers: int = 1,
@@ -64,7 +69,9 @@ def build_bins(
         root: A folder of domains and targets, as :func:`~lightning_dga.data.text.folder_corpus` reads it.
         output: The folder to write to. If it holds part of the same work, that is not done again.
         vocab_size: Most token ids of the tokenizer that is trained.
-        tokenizer: The file of a tokenizer to use in its place; it must know ``<|endoftext|>``.
+        tokenizer: One to use in its place, as of :class:`~lightning_dga.data.text.DocumentEncoder`, such as the path of
+            a ``tokenizer.json``; it is copied to ``output``, without truncation and padding.
+        end_of_text: The separator of a tokenizer that is given, a token or its id; by default the one that it has.
         training_documents: The first documents of each domain to train the tokenizer on; all if not given. Targets are
             never trained on.
         field: The key or column that holds the text.
@@ -83,31 +90,37 @@ def build_bins(
     streams = {name: DocumentStream(path, field) for name, path in corpus_entries(Path(root)).items()}
     if not streams:
         raise DataError(f"{root}: no domain; add files <domain>.jsonl, .parquet or folders of them.")
-    given = Path(tokenizer).read_text(encoding="utf-8") if tokenizer is not None else None
+    given = DocumentEncoder(tokenizer, end_of_text) if tokenizer is not None else None
     _claim(output, _settings(streams, vocab_size, given, training_documents, field))
-    made = _make_tokenizer(output, streams, vocab_size, given, training_documents)
-    dtype = token_dtype(np.array([made.get_vocab_size() - 1]))
-    parts = [part for name, stream in streams.items() for part in _parts(name, stream, output)]
+    encoder = _make_tokenizer(output, streams, vocab_size, given, training_documents)
+    dtype = token_dtype(np.array([encoder.largest_id]))
+    parts = [part for name, stream in streams.items() for part in _parts(name, stream, output, encoder.end_of_text)]
     left: dict[str, int] = {name: 0 for name in streams if not (output / f"{name}{DESCRIPTION}").is_file()}
     todo = [part for part in parts if part.domain in left and not part.output.is_file()]
     for part in todo:
         left[part.domain] += 1
     for domain in [domain for domain, number in left.items() if number == 0]:
-        _join(domain, [part for part in parts if part.domain == domain], output, dtype, made)
+        _join(domain, [part for part in parts if part.domain == domain], output, dtype, encoder.end_of_text)
     for part in _progress(_finished(todo, workers), len(parts), len(parts) - len(todo), progress):
         left[part.domain] -= 1
         if left[part.domain] == 0:
-            _join(part.domain, [one for one in parts if one.domain == part.domain], output, dtype, made)
+            _join(part.domain, [one for one in parts if one.domain == part.domain], output, dtype, encoder.end_of_text)
     shutil.rmtree(output / _PARTS, ignore_errors=True)
 
 
 def _settings(
-    streams: Mapping[str, DocumentStream], vocab_size: int, tokenizer: str | None, training: int | None, field: str
+    streams: Mapping[str, DocumentStream],
+    vocab_size: int,
+    encoder: DocumentEncoder | None,
+    training: int | None,
+    field: str,
 ) -> dict[str, Any]:
-    given = hashlib.sha256(tokenizer.encode()).hexdigest() if tokenizer is not None else None
+    given = None
+    if encoder is not None:
+        given = hashlib.sha256(f"{encoder.end_of_text} {encoder.tokenizer.to_str()}".encode()).hexdigest()
     sources = {name: [[s.url, s.begin, s.end] for s in stream.splits] for name, stream in streams.items()}
     digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()
-    trained = {"vocab_size": vocab_size, "training_documents": training} if tokenizer is None else {}
+    trained = {"vocab_size": vocab_size, "training_documents": training} if encoder is None else {}
     return {"format": 1, "field": field, "tokenizer": given, **trained, "files": digest}
 
 
@@ -128,21 +141,25 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
 
 
 def _make_tokenizer(
-    output: Path, streams: Mapping[str, DocumentStream], vocab_size: int, given: str | None, training: int | None
-) -> "Tokenizer":
+    output: Path,
+    streams: Mapping[str, DocumentStream],
+    vocab_size: int,
+    given: DocumentEncoder | None,
+    training: int | None,
+) -> DocumentEncoder:
     file = output / TOKENIZER
     if not file.is_file():
         if given is None:
             domains = [_named(n, islice(s, training)) for n, s in streams.items() if not n.startswith(TARGET)]
-            given = train_tokenizer(chain.from_iterable(domains), vocab_size).to_str()
+            made = train_tokenizer(chain.from_iterable(domains), vocab_size)
+        else:
+            made = given.tokenizer
         with atomic_write(file) as stream:
-            stream.write(given.encode())
-    made = load_tokenizer(file.read_text(encoding="utf-8"))
-    separator_id(made)
-    return made
+            stream.write(made.to_str().encode())
+    return DocumentEncoder(file, given.end_of_text if given is not None else None)
 
 
-def _parts(domain: str, stream: DocumentStream, output: Path) -> list[_Part]:
+def _parts(domain: str, stream: DocumentStream, output: Path, end_of_text: int) -> list[_Part]:
     number = min(len(stream.splits), _MOST_PARTS)
     bounds = [len(stream.splits) * index // number for index in range(number + 1)]
     return [
@@ -151,6 +168,7 @@ def _parts(domain: str, stream: DocumentStream, output: Path) -> list[_Part]:
             stream.splits[begin:end],
             stream.field,
             output / TOKENIZER,
+            end_of_text,
             output / _PARTS / f"{domain}.{index:04}{BIN}",
         )
         for index, (begin, end) in enumerate(pairwise(bounds))
@@ -178,18 +196,21 @@ def _finished(parts: Sequence[_Part], workers: int) -> Iterator[_Part]:
 
 
 def _tokenize(part: _Part) -> _Part:
-    tokenizer = load_tokenizer(part.tokenizer.read_text(encoding="utf-8"))
-    end_of_text = separator_id(tokenizer)
-    dtype = np.dtype(token_dtype(np.array([tokenizer.get_vocab_size() - 1]))).newbyteorder("<")
-    documents = _named(part.domain, DocumentStream.of(part.splits, part.field))
+    encoder = DocumentEncoder(part.tokenizer, part.end_of_text)
+    dtype = np.dtype(token_dtype(np.array([encoder.largest_id]))).newbyteorder("<")
     with atomic_write(part.output) as file:
-        while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
-            for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-                file.write(np.array([*encoding.ids, end_of_text], dtype=dtype).tobytes())
+        for ids in _named(part.domain, _encoded(encoder, DocumentStream.of(part.splits, part.field))):
+            file.write(np.array([*ids, part.end_of_text], dtype=dtype).tobytes())
     return part
 
 
-def _join(domain: str, parts: Sequence[_Part], output: Path, dtype: type, tokenizer: "Tokenizer") -> None:
+def _encoded(encoder: DocumentEncoder, stream: DocumentStream) -> Iterator[list[int]]:
+    documents = iter(stream)
+    while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+        yield from encoder.encode_batch(batch)
+
+
+def _join(domain: str, parts: Sequence[_Part], output: Path, dtype: type, end_of_text: int) -> None:
     file = output / f"{domain}{BIN}"
     size = sum(part.output.stat().st_size for part in parts)
     if not size:
@@ -202,15 +223,14 @@ def _join(domain: str, parts: Sequence[_Part], output: Path, dtype: type, tokeni
                 shutil.copyfileobj(one, joined)
     whole.replace(file)
     digest = hashlib.sha256((output / TOKENIZER).read_bytes()).hexdigest()
-    end_of_text = separator_id(tokenizer)
     BinDescription(size // np.dtype(dtype).itemsize, np.dtype(dtype).name, end_of_text, digest).write(file)
     for part in parts:
         part.output.unlink()
 
 
-def _named(domain: str, documents: Any) -> Iterator[str]:
+def _named(domain: str, items: Iterable[T]) -> Iterator[T]:
     try:
-        yield from documents
+        yield from items
     except DataError as error:
         raise DataError(f"Domain {domain!r}: {error}") from error
 

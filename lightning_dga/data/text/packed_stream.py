@@ -9,51 +9,61 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
+from lightning_dga.data.text.encoder import DocumentEncoder
 from lightning_dga.data.text.packing import separate_documents
-from lightning_dga.data.text.tokenizer import END_OF_TEXT_ID
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from lightning_dga.data.text.encoder import TokenizerLike
 
 
 class PackedStream(IterableDataset[Tensor]):
     """The windows of a stream of documents, an iterable that can be split and that resumes where its documents do.
 
-    Every document is followed by ``end_of_text``. A window starts with the last token of the one before it, so that
-    each token but the first is predicted once. At the end of a pass, tokens that fill no window are dropped.
+    Every document is followed by ``end_of_text``, an empty one too. A window starts with the last token of the one
+    before it, so that each token but the first is predicted once. At the end of a pass, tokens that fill no window are
+    dropped.
 
     Args:
         documents: An iterable of strings, such as :class:`~lightning_dga.data.text.DocumentStream`, or of records that
             hold them, such as a Hugging Face data set.
-        tokenizer: What encodes them, of the ``tokenizers`` library.
+        tokenizer: What encodes them: a ``tokenizers.Tokenizer``, a fast tokenizer of ``transformers``, or the path of a
+            ``tokenizer.json`` (:class:`~.encoder.DocumentEncoder`, also of how it is used).
         context_length: Tokens that a window predicts.
         field: The key that holds a record's text.
-        end_of_text: Id of the separator.
+        end_of_text: The separator, a token or its id; by default the one that the tokenizer has for it.
         cross_document_targets: As of :class:`~lightning_dga.data.text.PackedTokens`.
 
     Raises:
         ValueError: If ``context_length`` is not positive.
+        DataError: If the tokenizer has no separator that is known, or cannot be read.
     """
 
     def __init__(
         self,
         documents: Any,
-        tokenizer: "Tokenizer",
+        tokenizer: "TokenizerLike",
         context_length: int,
         *,
         field: str = "text",
-        end_of_text: int = END_OF_TEXT_ID,
+        end_of_text: int | str | None = None,
         cross_document_targets: bool = True,
     ) -> None:
         if context_length < 1:
             raise ValueError(f"`context_length` must be at least 1, got {context_length}.")
         self.documents = documents
-        self.tokenizer = tokenizer
+        self.encoder = DocumentEncoder(tokenizer, end_of_text)
         self.context_length = context_length
         self.field = field
-        self.end_of_text = end_of_text
+        self.end_of_text = self.encoder.end_of_text
         self.cross_document_targets = cross_document_targets
         self._left = np.empty(0, dtype=np.uint32)
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """What encodes the documents: a copy of what was given, which neither truncates nor pads."""
+        return self.encoder.tokenizer
 
     @property
     def num_shards(self) -> int:
@@ -64,10 +74,9 @@ class PackedStream(IterableDataset[Tensor]):
         """The windows of one shard of the documents."""
         return PackedStream(
             self.documents.shard(num_shards=num_shards, index=index),
-            self.tokenizer,
+            self.encoder,
             self.context_length,
             field=self.field,
-            end_of_text=self.end_of_text,
             cross_document_targets=self.cross_document_targets,
         )
 
@@ -100,5 +109,5 @@ class PackedStream(IterableDataset[Tensor]):
                 self._left = tokens[:0]
                 return
             text = document if isinstance(document, str) else document[self.field]
-            ids = [*self.tokenizer.encode(text).ids, self.end_of_text]
+            ids = [*self.encoder.encode(text), self.end_of_text]
             tokens = np.concatenate([tokens, np.array(ids, dtype=np.uint32)])

@@ -1,5 +1,7 @@
 """Mixtures of text in one call, as the configs ask for them."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,13 @@ from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.bin_builder import TOKENIZER
 from lightning_dga.data.text.clustered import clustered_text_mixture, read_labels
 from lightning_dga.data.text.corpus import split_target
+from lightning_dga.data.text.encoder import DocumentEncoder
 from lightning_dga.data.text.folder_corpus import TARGET, folder_corpus
 from lightning_dga.data.text.listing import is_hidden
 from lightning_dga.data.text.mixture import text_mixture
 from lightning_dga.data.text.packing import PackedTokens, pack
 from lightning_dga.data.text.standard_library import standard_library_corpus
-from lightning_dga.data.text.token_bin import BIN, TokenBin, read_documents
-from lightning_dga.data.text.tokenizer import load_tokenizer, separator_id
+from lightning_dga.data.text.token_bin import BIN, BinDescription, TokenBin, read_documents
 
 
 def folder_mixture(
@@ -79,15 +81,15 @@ def token_bins_mixture(
         The data module. It also has ``tokens_per_sample``, which is ``context_length``, and ``tokenizer``.
 
     Raises:
-        DataError: If there is no such target, fewer than 2 domains, the tokenizer has more than ``vocab_size`` ids, or
-            a file is cut off or too short for a window.
+        DataError: If there is no such target, fewer than 2 domains, the tokenizer has more than ``vocab_size`` ids or
+            is not the one that made the files, or a file is cut off or too short for a window.
         FileNotFoundError: If there is no such folder, or no tokenizer in it.
     """
     root = Path(root)
     files = {file.stem: file for file in sorted(root.glob(f"*{BIN}")) if not is_hidden(file.name)}
-    tokenizer = load_tokenizer((root / TOKENIZER).read_text(encoding="utf-8"))
-    if vocab_size is not None and tokenizer.get_vocab_size() > vocab_size:
-        raise DataError(f"{root}: the tokenizer has {tokenizer.get_vocab_size()} ids, `vocab_size` is {vocab_size}.")
+    encoder = DocumentEncoder(root / TOKENIZER, _separator(root, files.values()))
+    if vocab_size is not None and encoder.largest_id >= vocab_size:
+        raise DataError(f"{root}: the tokenizer has {encoder.largest_id + 1} ids, `vocab_size` is {vocab_size}.")
     domains = {name: file for name, file in files.items() if not name.startswith(TARGET)}
     if len(domains) < 2:
         raise DataError(f"{root}: a mixture needs at least 2 domains, found {', '.join(domains) or 'none'}.")
@@ -95,7 +97,7 @@ def token_bins_mixture(
         available = ", ".join(repr(name.removeprefix(TARGET)) for name in files if name.startswith(TARGET)) or "none"
         raise DataError(f"{root}: no target {target!r}. Targets: {available}.")
     parts = split_target(list(read_documents(files[f"{TARGET}{target}"])))
-    held_out = [pack(documents, context_length, separator_id(tokenizer)) for documents in parts]
+    held_out = [pack(documents, context_length, encoder.end_of_text) for documents in parts]
     for name, windows in zip(("The target", "Part 'val'", "Part 'test'"), held_out, strict=True):
         if not len(windows):
             raise DataError(f"{name} of target {target!r} is too short for a window of {context_length + 1} tokens.")
@@ -103,8 +105,22 @@ def token_bins_mixture(
     bins = {name: TokenBin(file, context_length) for name, file in domains.items()}
     datamodule = MixtureDataModule(bins, target_set, val=val, test=test, batch_size=batch_size, **arguments)
     datamodule.tokens_per_sample = context_length  # type: ignore[attr-defined]
-    datamodule.tokenizer = tokenizer  # type: ignore[attr-defined]
+    datamodule.tokenizer = encoder.tokenizer  # type: ignore[attr-defined]
     return datamodule
+
+
+def _separator(root: Path, files: Iterable[Path]) -> int | None:
+    """The separator of all files of a folder, which its tokenizer has to have made."""
+    digest = hashlib.sha256((root / TOKENIZER).read_bytes()).hexdigest()
+    separators = set()
+    for file in files:
+        description = BinDescription.read(file)
+        if description.tokenizer != digest:
+            raise DataError(f"{file}: made with another tokenizer than {root / TOKENIZER}; make both anew.")
+        separators.add(description.end_of_text)
+    if len(separators) > 1:
+        raise DataError(f"{root}: its files have different separators of documents; make them anew.")
+    return separators.pop() if separators else None
 
 
 def standard_library_mixture(target_documents: int = 8, **arguments: Any) -> MixtureDataModule:

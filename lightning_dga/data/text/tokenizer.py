@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lightning_dga.data.errors import DataError
-
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -60,18 +58,6 @@ def load_tokenizer(serialized: str) -> "Tokenizer":
         return _as_text(library.Tokenizer.from_str(serialized))
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"Not a serialized tokenizer: {error}") from error
-
-
-def separator_id(tokenizer: "Tokenizer") -> int:
-    """The id of ``<|endoftext|>``.
-
-    Raises:
-        DataError: If the tokenizer has no such token.
-    """
-    found = tokenizer.token_to_id(END_OF_TEXT)
-    if found is None:
-        raise DataError(f"The tokenizer has no token {END_OF_TEXT}, which is to separate documents.")
-    return found
 
 
 def tokenizers_library() -> ModuleType:

@@ -207,3 +207,12 @@ def test_they_make_a_mixture(root, tmp_path):
         token_bins_mixture(tmp_path / "bins", "weather", batch_size=4, vocab_size=299)
     with pytest.raises(DataError, match=r"no target 'snow'\. Targets: 'weather'"):
         token_bins_mixture(tmp_path / "bins", "snow", batch_size=4)
+
+
+def test_a_tokenizer_that_did_not_make_the_files_is_noticed(root, tmp_path):
+    build_bins(root, tmp_path / "bins", vocab_size=300)
+    file = tmp_path / "bins" / "tokenizer.json"
+    token_bins_mixture(tmp_path / "bins", "weather", batch_size=1, context_length=4)
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(DataError, match=r"sea\.bin: made with another tokenizer"):
+        token_bins_mixture(tmp_path / "bins", "weather", batch_size=1, context_length=4)
