@@ -128,7 +128,7 @@ def of_method(cell: Cell, work: Path) -> list[str]:
             return ["callbacks=dga_basis", *(f"callbacks.dga.rule.{key}={value}" for key, value in of_rule.items())]
         case rule:
             dga_domains(["histogram", str(work), cell.target, *target_set, "--output", str(file)])
-            return [f"callbacks={rule}", f"callbacks.dga.rule.histogram={file}"]
+            return [f"callbacks={rule}", f"callbacks.dga.rule.prior={file}"]
 
 
 def rows(metrics: Mapping[Cell, dict[str, Any]], clusters: int) -> Iterator[dict[str, Any]]:

@@ -4,16 +4,17 @@ import re
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from reprlib import Repr
 from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_dga import advice
-from lightning_dga._lightning import Callback, MisconfigurationException, rank_zero_warn
+from lightning_dga import advice, monitoring
+from lightning_dga._lightning import Callback, MisconfigurationException, rank_zero_info, rank_zero_warn
 from lightning_dga.alignment import (
     ESTIMATORS,
     Auto,
@@ -24,16 +25,22 @@ from lightning_dga.alignment import (
     uses_training_step,
 )
 from lightning_dga.alignments import Alignments
+from lightning_dga.arguments import an_object, number, one_of, positive_integer
 from lightning_dga.averages import AlignmentAverages
 from lightning_dga.distributed import differing_processes, from_first_process
 from lightning_dga.exposure import Exposure
-from lightning_dga.measuring import Measurer, Settings
+from lightning_dga.measuring import Measurer, Settings, loss_scale
 from lightning_dga.mixture import Mixture
+from lightning_dga.monitoring import Monitored
+from lightning_dga.resuming import Described, mismatch, unlike
 from lightning_dga.reweighting import DistributionReweighting, Rule, RuleState, Static, make_rule
+from lightning_dga.steps import TrainingSteps
 from lightning_dga.watchdog import Watchdog
 
 _STATE_FORMAT = 1
-_LOGGED_DOMAINS = 64
+_OF_A_RUN = {"_watchdog", "_monitored", "_target_loss_step", "_not_finite", "_scale", "_advised", "log", "log_dict"}
+# parts of a rule's state that are what its user gave it
+_GIVEN_TO_A_RULE = ("prior", "reference")
 # of the moments that signal-to-noise is taken from, where the rule's own average has none
 _NOISE_EMA = 0.1
 # some may come of a loss scale that was raised too far
@@ -45,7 +52,7 @@ class _Progress:
     """All that a checkpoint holds, replaced as one at the end of an update, so that no reader ever sees half of it."""
 
     updates: int = 0
-    step: int = 0
+    step: int = 0  # training steps done at the last update
     weights: Tensor | None = None
     weights_version: int = 0
     rule: RuleState = field(default_factory=dict)
@@ -53,6 +60,14 @@ class _Progress:
     averages: AlignmentAverages = field(default_factory=AlignmentAverages)
     estimator: str | None = None
     seconds: float = 0.0
+
+
+class _Short(Repr):
+    """Shows objects in a line, however many domains a prior has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxother = 160
 
 
 class DynamicGradientAlignment(Callback):
@@ -122,24 +137,32 @@ class DynamicGradientAlignment(Callback):
         prior: Mapping[str, float] | Sequence[float] | None = None,
         timeout: float = 1800,
     ) -> None:
-        sizes = {"every_n_steps": every_n_steps, "probe_batch_size": probe_batch_size, "max_age": max_age}
-        for name, value in sizes.items():
-            never = value is None and name == "every_n_steps"
-            if not never and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
-        if isinstance(estimator, str) and estimator not in ESTIMATORS:
-            raise ValueError(f"`estimator` {estimator!r} is unknown; choose one of {', '.join(sorted(ESTIMATORS))}.")
-        if not isinstance(rule, str) and any(given is not None for given in (step_size, ema, prior)):
-            raise ValueError("`rule` is an object: give `step_size`, `ema` and `prior` to the rule object.")
+        every_n_steps = None if every_n_steps is None else positive_integer("every_n_steps", every_n_steps)
+        probe_batch_size = positive_integer("probe_batch_size", probe_batch_size)
+        max_age = positive_integer("max_age", max_age)
+        for name, given in {"step_size": step_size, "ema": ema}.items():
+            if given is not None:
+                number(name, given)
+        if isinstance(estimator, str):
+            one_of("estimator", estimator, ESTIMATORS)
+        else:
+            measures = next((method for method in ("choose", "begin") if hasattr(estimator, method)), "measure")
+            an_object("estimator", estimator, [measures], "a name or an Estimator")
+        if not isinstance(rule, str):
+            an_object("rule", rule, ["start", "update"], "a name or a Rule")
+            if any(given is not None for given in (step_size, ema, prior)):
+                raise ValueError("`rule` is an object: give `step_size`, `ema` and `prior` to the rule object.")
+        if loss_fn is not None and not callable(loss_fn):
+            raise ValueError(f"`loss_fn` must be a function `loss_fn(pl_module, batch)`, got {loss_fn!r}.")
         if preconditioner not in (None, "adam"):
             raise ValueError(f"`preconditioner` must be 'adam' or None, got {preconditioner!r}.")
-        if not 0 < alignment_ema <= 1:
+        if not 0 < number("alignment_ema", alignment_ema) <= 1:
             raise ValueError(f"`alignment_ema` must be in (0, 1], got {alignment_ema}; 1 switches the average off.")
-        if timeout <= 0:
+        if number("timeout", timeout) <= 0:
             raise ValueError(f"`timeout` must be positive, got {timeout}.")
         try:
             re.compile(parameters or "")
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ValueError(f"`parameters` {parameters!r} is not a regular expression: {error}.") from error
         self.every_n_steps = every_n_steps
         self.probe_batch_size = probe_batch_size
@@ -151,10 +174,40 @@ class DynamicGradientAlignment(Callback):
             Settings(probe_batch_size, loss_fn, parameters, preconditioner, max_age),
         )
         self._progress = _Progress()
+        self._steps = TrainingSteps()
+        self._described: Described | None = None
+        self._restored = False
         self._timeout = timeout
-        self._watchdog = Watchdog(timeout)
+        self._prepare_for_a_run()
+
+    def _prepare_for_a_run(self) -> None:
+        """Sets what belongs to a run that is under way, and to no checkpoint or copy."""
+        self._watchdog: Watchdog | None = None
+        self._monitored = Monitored()
+        self._target_loss_step = -1
         self._not_finite = 0
+        self._scale = 1.0
         self._advised: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle holds: settings and progress, without threads and without the model."""
+        # `log` and `log_dict` are methods of the module, which Lightning puts on each callback
+        return {name: value for name, value in vars(self).items() if name not in _OF_A_RUN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes a copy that no run has started with."""
+        vars(self).update(state)
+        self._prepare_for_a_run()
+
+    def __repr__(self) -> str:
+        """Settings and progress."""
+        rule = _Short().repr(self.rule)
+        progress = self._progress
+        done = f"updates={progress.updates}, seconds={progress.seconds:.1f}" if progress.updates else "updates=0"
+        return (
+            f"{type(self).__name__}(every_n_steps={self.every_n_steps}, rule={rule}, "
+            f"estimator={self._measurer.described}, probe_batch_size={self.probe_batch_size}; {done})"
+        )
 
     @property
     def alignments(self) -> Alignments | None:
@@ -170,7 +223,8 @@ class DynamicGradientAlignment(Callback):
         """Whether to align after an optimizer step; override it for a schedule of your own.
 
         Args:
-            step: Optimizer steps done (``trainer.global_step``).
+            step: Training steps done: batches that ended in an optimizer step. Under automatic optimization this is
+                ``trainer.global_step``, which counts the steps of each optimizer of a module that optimizes manually.
         """
         period = self.every_n_steps
         return period is not None and step // period > self._progress.step // period
@@ -195,43 +249,80 @@ class DynamicGradientAlignment(Callback):
                 f"{type(pl_module).__name__} has no trainable parameter, so there is no gradient to align."
             )
         mixture = _mixture(trainer)
-        progress = self._progress
         if isinstance(self.rule, DistributionReweighting):
             self._measurer.mixtures = self.rule.mixtures(mixture.domain_names)
+        self._take_up(trainer, mixture)
+
+    def _take_up(self, trainer: Any, mixture: Mixture) -> None:
+        """Starts the mixture, or goes on with that of the run before or of a checkpoint."""
+        progress = self._progress
+        now = Described.of(mixture.domain_names, mixture.target_names, self.rule)
+        try:
+            weights, fresh = self.rule.start(mixture.domain_names, mixture.weights, _exposure(trainer))
+        except ValueError as error:
+            # a prior or histogram that does not fit these domains
+            raise MisconfigurationException(str(error)) from error
         if progress.weights is None:
-            try:
-                weights, state = self.rule.start(mixture.domain_names, mixture.weights, _exposure(trainer))
-            except ValueError as error:
-                # a prior or histogram that does not fit these domains
-                raise MisconfigurationException(str(error)) from error
-            self._commit(_Progress(weights=weights, weights_version=mixture.weights_version, rule=state), mixture)
-        elif len(progress.weights) != len(mixture.domain_names):
-            raise MisconfigurationException(
-                f"The callback holds the weights of {len(progress.weights)} domains, the data module has "
-                f"{len(mixture.domain_names)}. Use a new callback for another mixture."
-            )
-        elif progress.weights_version > mixture.weights_version:
-            # the checkpoint was written between the two halves of an update
-            mixture.set_weights(progress.weights)
+            self._commit(_Progress(weights=weights, weights_version=mixture.weights_version, rule=fresh), mixture)
+        else:
+            saved = self._described
+            if saved is None:
+                # a checkpoint that was written before states were described
+                saved = replace(now, rule="another rule", settings="") if unlike(progress.rule, fresh) else now
+                if len(progress.weights) != len(mixture.domain_names):
+                    saved = replace(now, domains=("?",) * len(progress.weights))
+            problem = mismatch(saved, now)
+            if problem is not None:
+                raise MisconfigurationException(problem)
+            if saved.settings != now.settings and now.settings:
+                progress = self._with_new_settings(progress, weights, fresh)
+            if progress.weights_version > mixture.weights_version or progress is not self._progress:
+                # the checkpoint was written between the two halves of an update, or the rule now says otherwise
+                self._commit(progress, mixture)
+        self._described = now
+
+    def _with_new_settings(self, progress: _Progress, weights: Tensor, fresh: RuleState) -> _Progress:
+        """Lets a resumed run have the settings that its rule has now."""
+        rank_zero_info(f"The settings of `rule` are not those of the checkpoint; from now on it is {self.rule!r}.")
+        if isinstance(self.rule, Static):
+            return replace(progress, weights=weights, rule=fresh)
+        said = (name for name in _GIVEN_TO_A_RULE if name in fresh and name in progress.rule)
+        return replace(progress, rule={**progress.rule, **{name: fresh[name] for name in said}})
 
     @override
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.global_step < self._progress.step:
+        mixture = _mixture(trainer)
+        if self._restored:
+            # some strategies load a checkpoint only after `on_fit_start`
+            self._take_up(trainer, mixture)
+        self._steps.start(trainer, pl_module)
+        if self._steps.done < self._progress.step:
             # a new run, which counts its steps from the start, goes on with the mixture of the one before
-            self._progress = replace(self._progress, step=trainer.global_step)
+            self._progress = replace(self._progress, step=self._steps.done)
+        self._scale = loss_scale(trainer)
         self._watchdog = Watchdog(self._timeout)
         self._watchdog.start()
         if self.every_n_steps is not None:
             self._measurer.preferred = self._progress.estimator
-            with self._watchdog.phase("preparing to align", trainer.global_step):
+            with self._phase("preparing to align", trainer.global_step):
                 self._measurer.prepare(trainer, pl_module, self._progress.updates, self.every_n_steps)
             self._advise(advice.before_training(self.rule, self.every_n_steps, trainer.max_steps))
+        self._monitored.update(trainer, self._metrics(mixture) | {"dga/staleness": float(mixture.staleness)})
+        if trainer.global_step == 0:
+            monitoring.log(trainer, monitoring.mixture_metrics(mixture, self._progress.seconds))
+        if self._restored and self._is_due(self._steps.done):
+            # the checkpoint was written by a callback ahead of this one, just before an update
+            self._update(trainer, pl_module)
+        self._restored = False
+        self._refresh_target_loss(trainer, pl_module)
+
+    def _is_due(self, step: int) -> bool:
+        return step > self._progress.step and self.should_update(step)
 
     @override
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        progress, following = self._progress, trainer.global_step + 1
-        due = following > progress.step and self.should_update(following)
-        with self._watchdog.phase("aligning", trainer.global_step) if due else nullcontext():
+        progress, due = self._progress, self._is_due(self._steps.done + 1)
+        with self._phase("aligning", trainer.global_step) if due else nullcontext():
             self._measurer.before_batch(
                 trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments, due=due
             )
@@ -246,26 +337,22 @@ class DynamicGradientAlignment(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step
-        if step <= self._progress.step or not self.should_update(step):
-            return
+        if self._steps.after_batch(trainer, pl_module) and self._is_due(self._steps.done):
+            self._update(trainer, pl_module)
+
+    def _update(self, trainer: Any, pl_module: Any) -> None:
         started = time.perf_counter()
         mixture, progress = _mixture(trainer), self._progress
-        with self._watchdog.phase("aligning", step):
+        with self._phase("aligning", trainer.global_step):
             _check_agreement(mixture, progress.updates, pl_module.device)
             alignments = self._measurer.measure(
                 trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments
             )
-        self._not_finite = self._not_finite + 1 if alignments is None else 0
         weights, state, averages = mixture.weights, progress.rule, progress.averages
         if alignments is None:
-            rank_zero_warn(f"The target gradient is not finite at step {step}; the mixture stays as it is.")
-            if self._not_finite == _MOST_NOT_FINITE:
-                raise FloatingPointError(
-                    f"The target gradient was not finite in {_MOST_NOT_FINITE} alignments in a row, the last after "
-                    f"step {step}: the model is lost. Go back to an earlier checkpoint, with a lower learning rate."
-                )
+            self._pass_over(trainer)
         else:
+            self._not_finite = 0
             averages = averages.updated(alignments, self.alignment_ema if self.alignment_ema < 1 else _NOISE_EMA)
             seen = averages.smoothed(alignments) if self.alignment_ema < 1 else alignments
             weights, state = self.rule.update(weights, seen, state, _exposure(trainer))
@@ -275,7 +362,7 @@ class DynamicGradientAlignment(Callback):
             replace(
                 progress,
                 updates=progress.updates + 1,
-                step=step,
+                step=self._steps.done,
                 weights=weights,
                 rule=state,
                 alignments=alignments or progress.alignments,
@@ -285,20 +372,63 @@ class DynamicGradientAlignment(Callback):
             ),
             mixture,
         )
-        self._log(trainer, mixture, staleness)
+        # the batches that were still drawn under the weights before
+        metrics = self._metrics(mixture) | {"dga/staleness": float(staleness)}
+        self._monitored.update(trainer, metrics)
+        monitoring.log(trainer, metrics)
+        if alignments is not None:
+            self._target_loss_step = trainer.global_step
         moving = not isinstance(self.rule, Static)
         self._advise(advice.in_training(mixture.domain_names, weights, _exposure(trainer), moving=moving))
         self._advise(advice.on_noise(averages.signal_to_noise, self._progress.updates))
 
+    def _pass_over(self, trainer: Any) -> None:
+        """Leaves the mixture as it is where the target gradient is not finite; ends the run where it stays so."""
+        step, scale = trainer.global_step, loss_scale(trainer)
+        # a loss scaler starts far too high, and halves the scale with every gradient that overflows
+        searches, self._scale = 1 <= scale < self._scale, scale
+        self._not_finite = 0 if searches else self._not_finite + 1
+        why = f"; the loss scale still falls, to {scale:g}" if searches else ""
+        rank_zero_warn(f"The target gradient is not finite at step {step}{why}; the mixture stays as it is.")
+        if self._not_finite == _MOST_NOT_FINITE:
+            raise FloatingPointError(
+                f"The target gradient was not finite in {_MOST_NOT_FINITE} alignments in a row, the last after "
+                f"step {step}: the model is lost. Go back to an earlier checkpoint, with a lower learning rate."
+            )
+
+    @override
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._refresh_target_loss(trainer, pl_module)
+
+    @override
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.training or (trainer.validating and trainer.state.fn == "fit" and not trainer.sanity_checking):
+            self._refresh_target_loss(trainer, pl_module)
+
+    def _refresh_target_loss(self, trainer: Any, pl_module: Any) -> None:
+        """Measures the target loss anew for who monitors it, so that no check sees the value of an earlier one."""
+        step = trainer.global_step
+        if step == self._target_loss_step or not monitoring.is_monitored(trainer, monitoring.TARGET_LOSS):
+            return
+        with self._phase("measuring the target loss", step):
+            losses = self._measurer.target_losses(trainer, pl_module, self._progress.updates)
+        self._target_loss_step = step
+        self._monitored.add(trainer, monitoring.target_metrics(losses))
+
+    def _metrics(self, mixture: Mixture) -> dict[str, float]:
+        progress = self._progress
+        measured = self.rule.names if isinstance(self.rule, DistributionReweighting) else mixture.domain_names
+        return monitoring.mixture_metrics(mixture, progress.seconds) | monitoring.alignment_metrics(
+            mixture, measured, progress.alignments, progress.averages.signal_to_noise
+        )
+
     @override
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self._measurer.abandon()
-        self._watchdog.stop()
+        self._leave()
 
     @override
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._measurer.abandon()
-        self._watchdog.stop()
+        self._leave()
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -315,6 +445,8 @@ class DynamicGradientAlignment(Callback):
             "averages": progress.averages.state_dict(),
             "estimator": progress.estimator,
             "seconds": progress.seconds,
+            "training_steps": self._steps.state,
+            "of": self._described.state_dict() if self._described is not None else None,
         }
 
     @override
@@ -329,11 +461,25 @@ class DynamicGradientAlignment(Callback):
                 f"The checkpoint's callback state has format {state_dict['format']}, this version reads up to "
                 f"{_STATE_FORMAT}. Upgrade lightning-dga."
             )
-        fields = {name: value for name, value in state_dict.items() if name != "format"}
+        fields = dict(state_dict)
+        del fields["format"]
+        described = fields.pop("of", None)
+        self._described = Described.from_state_dict(described) if described is not None else None
+        self._steps = TrainingSteps(fields.pop("training_steps", None))
+        self._restored = True
         if fields["alignments"] is not None:
             fields["alignments"] = Alignments.from_state_dict(fields["alignments"])
         fields["averages"] = AlignmentAverages.from_state_dict(fields.get("averages", {}))
         self._progress = _Progress(**fields)
+
+    def _phase(self, name: str, step: int) -> AbstractContextManager[None]:
+        return self._watchdog.phase(name, step) if self._watchdog is not None else nullcontext()
+
+    def _leave(self) -> None:
+        """Leaves the model and the processes as they were, wherever the run ends."""
+        self._measurer.abandon()
+        if self._watchdog is not None:
+            self._watchdog.stop()
 
     def _advise(self, found: Iterable[advice.Advice]) -> None:
         for key, message in found:
@@ -350,31 +496,6 @@ class DynamicGradientAlignment(Callback):
         self._progress = replace(progress, weights_version=version)
         if changed:
             mixture.set_weights(weights)
-
-    def _log(self, trainer: Any, mixture: Mixture, staleness: int) -> None:
-        measured = self.rule.names if isinstance(self.rule, DistributionReweighting) else mixture.domain_names
-        metrics = _metrics(mixture, self._progress, measured) | {"dga/staleness": float(staleness)}
-        for logger in trainer.loggers:
-            # the step that Lightning gives the training metrics of this same batch
-            logger.log_metrics(metrics, step=trainer.global_step - 1)
-
-
-def _metrics(mixture: Mixture, progress: _Progress, measured: Sequence[str]) -> dict[str, float]:
-    weights, alignments = mixture.weights, progress.alignments
-    entropy = -torch.special.xlogy(weights, weights).sum()
-    metrics = {"dga/effective_domains": entropy.exp().item(), "dga/weights_version": float(mixture.weights_version)}
-    metrics["dga/seconds"] = progress.seconds
-    shown = weights.topk(min(len(weights), _LOGGED_DOMAINS)).indices.sort().values.tolist()
-    metrics |= {f"dga/weight/{mixture.domain_names[i]}": weights[i].item() for i in shown}
-    if alignments is not None:
-        of_domains = measured == mixture.domain_names
-        shown = shown if of_domains else list(range(min(len(measured), _LOGGED_DOMAINS)))
-        metrics |= {f"dga/alignment/{measured[i]}": alignments.values[i].item() for i in shown}
-        noise = progress.averages.signal_to_noise
-        if noise is not None:
-            metrics |= {f"dga/signal_to_noise/{measured[i]}": noise[i].item() for i in shown}
-        metrics |= {"dga/target_loss": alignments.target_loss, "dga/target_norm": alignments.target_norm}
-    return metrics
 
 
 def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> None:

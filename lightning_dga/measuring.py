@@ -1,5 +1,6 @@
 """Measurements as the Trainer in use would run them: its precision, its devices, its data, and nothing kept of it."""
 
+import copy
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -25,10 +26,14 @@ from lightning_dga.alignment import (
     expected_overhead,
     find_loss,
     isolated,
+    target_loss,
     training_step_loss,
 )
 from lightning_dga.alignments import Alignments
 from lightning_dga.mixture import Mixture
+
+# a loss scale is lowered by this factor until the target gradient is within the range of float16
+_LOWER = 256.0
 
 
 @dataclass(frozen=True)
@@ -59,15 +64,41 @@ class Measurer:
         self.preferred: str | None = None
         self.mixtures: Tensor | None = None
         self._settings = settings
+        # its attributes as they are before any model was measured
+        self._unused = copy.copy(estimator)
+        self._prepare_for_a_run()
+
+    def _prepare_for_a_run(self) -> None:
         self._in_use: Estimator | StepEstimator | None = None
         self._open = False
         self._seconds = 0.0
         self._loss: Tensor | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings and the choice that was made, without what is held of a model."""
+        return {
+            "estimator": copy.copy(self._unused),
+            "preferred": self.chosen,
+            "mixtures": self.mixtures,
+            "_settings": self._settings,
+            "_unused": self._unused,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Makes a copy that has measured nothing yet."""
+        vars(self).update(state)
+        self._prepare_for_a_run()
+
     @property
     def chosen(self) -> str | None:
         """Name of the estimator that was chosen, where one is."""
         return self.estimator.name if isinstance(self.estimator, Auto) and self._in_use is not None else self.preferred
+
+    @property
+    def described(self) -> str:
+        """The estimator for a reader: its name, and what ``auto`` has chosen."""
+        name = _name(self.estimator)
+        return f"{name!r} ({self.chosen})" if self.chosen is not None else repr(name)
 
     def prepare(self, trainer: Any, pl_module: Any, update: int, period: int) -> None:
         """Chooses the estimator, and says what aligning will cost."""
@@ -148,6 +179,14 @@ class Measurer:
             found[name] = of_target
         return Alignments.of_targets(found)
 
+    def target_losses(self, trainer: Any, pl_module: Any, update: int) -> dict[str, float]:
+        """The loss of each target by name, by forward passes alone."""
+        found = {}
+        for number, name in enumerate(_mixture(trainer).target_names):
+            with self._measurement(trainer, pl_module, update, number) as measurement:
+                found[name] = target_loss(measurement)
+        return found
+
     def take_seconds(self) -> float:
         """Time spent around training steps since it was last asked."""
         seconds, self._seconds = self._seconds, 0.0
@@ -181,9 +220,9 @@ class Measurer:
                 # it was chosen just now, and its step is over
                 return Backward().measure(measurement)
             try:
-                return estimator.measure(measurement)
+                return _within_range(estimator, measurement)
             except EstimatorRefusal as refusal:
-                return self._do_without(refusal).measure(measurement)
+                return _within_range(self._do_without(refusal), measurement)
 
     def _do_without(self, refusal: EstimatorRefusal) -> Estimator:
         """What measures after the chosen estimator refused: the reference, where the choice is ours."""
@@ -230,13 +269,22 @@ class Measurer:
         return found
 
 
+def _within_range(estimator: Estimator, measurement: Measurement) -> Alignments | None:
+    """A measurement at the loss scale of training, or at a lower one where the target's gradient overflows at that."""
+    found, loss = estimator.measure(measurement), measurement.loss
+    while found is None and loss.scale > 1:
+        loss.scale = max(loss.scale / _LOWER, 1.0)
+        found = estimator.measure(measurement)
+    return found
+
+
 def probe_loss(trainer: Any, pl_module: Any, loss: LossFunction) -> ProbeLoss:
     """A loss under the Trainer's precision, on batches moved as the Trainer moves them."""
     return ProbeLoss(
         pl_module,
         loss,
         forward_context=trainer.precision_plugin.forward_context,
-        scale=_loss_scale(trainer),
+        scale=loss_scale(trainer),
         transfer=lambda batch: _transfer(trainer, pl_module, batch),
     )
 
@@ -257,14 +305,15 @@ def _training_step(trainer: Any, period: int) -> TrainingStep:
     return TrainingStep(samples, mixture.pure_batches or mixture.batch_size == 1, period)
 
 
-def _loss_scale(trainer: Any) -> float:
+def loss_scale(trainer: Any) -> float:
+    """What a loss is multiplied with before its backward pass; 1 without a loss scaler."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return float(scaler.get_scale()) if scaler is not None else 1.0
 
 
 def _loss_factor(trainer: Any) -> float:
     """What Lightning multiplies the loss of a batch with before the backward pass."""
-    return _loss_scale(trainer) / float(trainer.accumulate_grad_batches)
+    return loss_scale(trainer) / float(trainer.accumulate_grad_batches)
 
 
 def _transfer(trainer: Any, pl_module: Any, batch: Any) -> Any:

@@ -120,7 +120,7 @@ def test_a_histogram_from_the_command_line_drives_importance_sampling(tmp_path, 
     assert json.loads((tmp_path / "histogram.json").read_text()) == {"sea": 0, "sky": 1, "soil": 0}
     quick = [setting for setting in QUICK if "every_n_steps" not in setting]
     where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather", "callbacks=importance"]
-    rule = "callbacks.dga.rule.histogram=${json:histogram.json}"
+    rule = "callbacks.dga.rule.prior=${json:histogram.json}"
     done = dga_train(tmp_path, *where, *quick, rule)
     assert done.returncode == 0, done.stderr[-2000:]
     metrics = json.loads((tmp_path / "runs/weather/importance_seed0/metrics.json").read_text())
@@ -132,7 +132,7 @@ def test_clusters_by_a_histogram_in_a_file(tmp_path, corpora):
     np.save(tmp_path / "histogram.npy", np.array([0, 3, 0, 1, 0]))
     where = [f"data.root={corpora}", "data.target=weather", f"data.labels={corpora}/labels.npy", "name=clusters"]
     quick = [setting for setting in QUICK if "every_n_steps" not in setting]
-    rule = ["callbacks=importance", "callbacks.dga.rule.histogram=histogram.npy", "data.target_documents=3"]
+    rule = ["callbacks=importance", "callbacks.dga.rule.prior=histogram.npy", "data.target_documents=3"]
     done = dga_train(tmp_path, "data=clusters", *where, *quick, *rule)
     assert done.returncode == 0, done.stderr[-2000:]
     tokens = json.loads((tmp_path / "runs/clusters/importance_seed0/metrics.json").read_text())["tokens"]
@@ -152,7 +152,7 @@ MISTAKES = {
     "a value out of range": (["callbacks.dga.ema=7"], "`ema` must be in (0, 1], got 7"),
     "a missing histogram": (["callbacks=importance", "~callbacks.dga.every_n_steps"], "histogram"),
     "a missing file": (
-        ["callbacks=importance", "~callbacks.dga.every_n_steps", "callbacks.dga.rule.histogram=${json:nothing.json}"],
+        ["callbacks=importance", "~callbacks.dga.every_n_steps", "callbacks.dga.rule.prior=${json:nothing.json}"],
         "nothing.json",
     ),
 }

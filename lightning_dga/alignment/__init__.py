@@ -22,6 +22,7 @@ from lightning_dga.alignment.loss import (
 from lightning_dga.alignment.preconditioner import adam_preconditioner
 from lightning_dga.alignment.probes import ProbeBatch, Probes
 from lightning_dga.alignment.step_estimator import StepEstimator
+from lightning_dga.alignment.target import target_loss
 
 ESTIMATORS: dict[str, Callable[[], Estimator | StepEstimator | Auto]] = {
     "auto": Auto,
@@ -55,6 +56,7 @@ __all__ = [
     "expected_overhead",
     "find_loss",
     "isolated",
+    "target_loss",
     "training_step_loss",
     "uses_training_step",
 ]

@@ -7,7 +7,7 @@ import torch
 
 from lightning_dga.alignment.estimator import Measurement, Preconditioner
 from lightning_dga.alignment.gradient import FlatGradient, total
-from lightning_dga.distributed import local_part, sum_over_processes_, world_size
+from lightning_dga.distributed import is_sharded, local_part, sum_over_processes_, world_size
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,20 @@ def target_gradient(measurement: Measurement) -> TargetGradient | None:
     return (
         TargetGradient(gradient, total_loss / samples, math.sqrt(squared_norm)) if math.isfinite(squared_norm) else None
     )
+
+
+def target_loss(measurement: Measurement) -> float:
+    """Mean loss over the target samples of all processes, by forward passes alone; every process must call it."""
+    parameters, loss = measurement.parameters, measurement.loss
+    # where parameters are sharded all processes run the same batches, in lockstep
+    probes = measurement.probes.whole() if is_sharded(parameters) else measurement.probes
+    sums = torch.zeros(2, dtype=torch.float32, device=parameters[0].device)
+    with torch.no_grad():
+        for probe in probes.target():
+            count = len(probe.domains)
+            sums += torch.stack([loss(probe.batch, with_graph=False).to(sums) * count, sums.new_tensor(count)])
+    total_loss, samples = sum_over_processes_(sums).tolist()
+    return total_loss / samples if samples else math.nan
 
 
 def _squared_norm(gradient: FlatGradient, preconditioner: Preconditioner | None) -> float:

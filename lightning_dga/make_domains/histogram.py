@@ -2,7 +2,7 @@
 
 DOMAINS is a folder of named domains, <domain>.jsonl beside target_NAME.jsonl, or one that `dga-domains cluster` filled.
 Only documents of the target set are counted, none that a run validates or tests on. The histogram of named domains is
-JSON, that of clusters a .npy file of K shares: dga-train callbacks=importance callbacks.dga.rule.histogram=FILE.
+JSON, that of clusters a .npy file of K shares: dga-train callbacks=importance callbacks.dga.rule.prior=FILE.
 """
 
 import argparse

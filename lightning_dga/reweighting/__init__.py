@@ -1,6 +1,7 @@
 """Alignments and weights to weights: pure functions on small tensors. No model, no data."""
 
-from collections.abc import Callable
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 from lightning_dga.reweighting.basis import DistributionReweighting
@@ -14,7 +15,7 @@ from lightning_dga.reweighting.odm import ODM
 from lightning_dga.reweighting.paper import PaperDGA
 from lightning_dga.reweighting.rule import Rule, RuleState
 
-RULES: dict[str, Callable[..., Rule]] = {
+RULES: dict[str, type[Any]] = {
     "dga": DGA,
     "dga_paper": PaperDGA,
     "doge": DoGE,
@@ -36,21 +37,33 @@ def make_rule(name: str, **settings: Any) -> Rule:
         **settings: Its settings; those that are ``None`` are left at their defaults.
 
     Raises:
-        ValueError: If there is no such rule, or it has no such setting.
+        ValueError: If there is no such rule, it has no such setting, or it lacks one.
 
     Example:
         >>> make_rule("dga", step_size=0.2)
         DGA(step_size=0.2, ema=0.1, enough=0.15, epochs=8.0, prior=None)
     """
     if name not in RULES:
+        close = get_close_matches(name, RULES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"`rule` {name!r} is unknown; choose one of {', '.join(sorted(RULES))}, or give a rule object."
+            f"`rule` {name!r} is unknown; choose one of {', '.join(sorted(RULES))}, or give a rule object.{hint}"
         )
     given = {setting: value for setting, value in settings.items() if value is not None}
-    try:
-        return RULES[name](**given)
-    except TypeError as error:
-        raise ValueError(f"`rule` {name!r} does not take these settings: {given} ({error}).") from error
+    make = RULES[name]
+    taken = signature(make).parameters
+    unknown = [setting for setting in given if setting not in taken]
+    if unknown:
+        raise ValueError(
+            f"`rule` {name!r} does not take these settings: {', '.join(unknown)}. It takes "
+            f"{', '.join(taken) or 'none'}."
+        )
+    if issubclass(make, Importance | WaterFilling) and "prior" not in given:
+        raise ValueError(
+            f"`rule` {name!r} needs `prior`: how the target spreads over the domains, one number for each. "
+            "`dga-domains histogram DIR TARGET` counts it."
+        )
+    return make(**given)
 
 
 __all__ = [

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_dga.alignments import Alignments
@@ -21,10 +22,12 @@ class DoReMi:
     With the excess ``e_i = max(L_i - reference_i, 0)``, ``w_i`` is proportional to ``w_i exp(step_size e_i)``, and
     a share ``smoothing`` of the result is uniform. It needs no target. DoReMi itself does so with a proxy model, cuts
     the excess token by token, and trains on the average weights afterwards; here the model itself is reweighted, and
-    the excess is that of a domain's mean loss.
+    the excess is that of a domain's mean loss. Without a reference it is plain group DRO (arXiv 1911.08731): the
+    domains of the largest losses are raised, whether or not these can be lowered.
 
     Args:
-        reference: Loss of the reference model on each domain, as a mapping that names every domain or as k numbers.
+        reference: Loss of the reference model on each domain, as a mapping that names every domain or as k numbers; 0
+            if not given.
         step_size: η.
         smoothing: c, the share of uniform weights in the result.
 
@@ -32,7 +35,7 @@ class DoReMi:
         ValueError: If a setting is out of range; from :meth:`start`, if the reference does not fit the domains.
     """
 
-    reference: Mapping[str, float] | Sequence[float] | Any
+    reference: Mapping[str, float] | Sequence[float] | Any = None
     step_size: float = 1.0
     smoothing: float = 1e-3
 
@@ -43,7 +46,8 @@ class DoReMi:
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
-        reference = in_order(self.reference, domain_names, argument="reference")
+        given = self.reference is not None
+        reference = in_order(self.reference, domain_names, argument="reference") if given else torch.zeros_like(weights)
         return weights, {"reference": reference, "allowed": weights > 0, "unsmoothed": weights}
 
     def update(

@@ -42,36 +42,37 @@ class Importance(Static):
     """Importance sampling: draws each domain as often as the target set falls into it (CRISP, arXiv 2410.03735).
 
     Args:
-        histogram: How many samples of the target set belong to each domain, as a mapping that names every domain or as
-            k numbers. They need not sum to one.
+        prior: The shares to draw, such as how many samples of the target set belong to each domain, as a mapping that
+            names every domain or as k numbers. They need not sum to one.
 
     Raises:
-        ValueError: From :meth:`start`, if the histogram does not fit the domains.
+        ValueError: From :meth:`start`, if the prior is missing or does not fit the domains.
     """
 
-    histogram: Mapping[str, float] | Sequence[float] | Any
+    prior: Mapping[str, float] | Sequence[float] | Any = None
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
-        return _shares(self.histogram, domain_names), {}
+        return _shares(self.prior, domain_names), {}
 
 
 @dataclass(frozen=True)
 class WaterFilling(Static):
     """Importance sampling that minds repetition: no domain is passed over much oftener than the others.
 
-    The run is planned as a whole by :func:`~lightning_dga.reweighting.repetition.planned_samples`: what the histogram
+    The run is planned as a whole by :func:`~lightning_dga.reweighting.repetition.planned_samples`: what the prior
     would repeat more than ``epochs`` times is shared out among all domains, as water fills a vessel.
 
     Args:
-        histogram: As of :class:`Importance`.
+        prior: As of :class:`Importance`.
         epochs: Most passes over a domain beyond those over any other.
 
     Raises:
-        ValueError: If ``epochs`` is not positive; from :meth:`start`, if the histogram does not fit the domains.
+        ValueError: If ``epochs`` is not positive; from :meth:`start`, if the prior is missing or does not fit
+            the domains.
     """
 
-    histogram: Mapping[str, float] | Sequence[float] | Any
+    prior: Mapping[str, float] | Sequence[float] | Any = None
     epochs: float = EPOCHS
 
     def __post_init__(self) -> None:
@@ -79,15 +80,15 @@ class WaterFilling(Static):
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
-        shares = _shares(self.histogram, domain_names)
+        shares = _shares(self.prior, domain_names)
         plan = planned_samples(shares, exposure, self.epochs, weights > 0)
         return plan / plan.sum(), {}
 
 
-def _shares(histogram: Any, domain_names: Sequence[str]) -> Tensor:
-    if histogram is None:
+def _shares(prior: Any, domain_names: Sequence[str]) -> Tensor:
+    if prior is None:
         raise ValueError(
-            "`histogram` is missing: importance sampling needs to know how the target spreads over the domains. "
-            "`dga-domains histogram DIR TARGET` counts it; `dga-train` takes it as `prior`."
+            "`prior` is missing: importance sampling needs to know how the target spreads over the domains. Give "
+            "`prior`, one number for each domain; `dga-domains histogram DIR TARGET` counts it."
         )
-    return as_weights(histogram, domain_names, argument="histogram")
+    return as_weights(prior, domain_names, argument="prior")

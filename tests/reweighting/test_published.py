@@ -157,7 +157,7 @@ def test_wrong_settings_are_named(name, given, message):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (Importance({"a": 3}), "`histogram` misses 'b', 'c'"),
+        (Importance({"a": 3}), "`prior` misses 'b', 'c'"),
         (DoReMi([1.0, 2.0]), "`reference` has shape"),
         (make_rule("dga", prior={"a": 1, "b": 1, "d": 1}), "`prior` names the unknown domain 'd'"),
     ],

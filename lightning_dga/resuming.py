@@ -1,0 +1,96 @@
+"""Whether the state of a callback is that of the run which goes on with it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+from lightning_dga.reweighting import Rule, RuleState
+
+_NAMED = 8
+_ANEW = (
+    "To start anew from the model's weights alone, load them (`Module.load_from_checkpoint(path)`) and call "
+    "`trainer.fit` without `ckpt_path`."
+)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the state of a callback belongs to.
+
+    Attributes:
+        domains: The domain names.
+        targets: Names of the targets.
+        rule: Name of the rule, with that of the rule inside it.
+        settings: A digest of the rule's settings; empty where it does not show them.
+    """
+
+    domains: tuple[str, ...]
+    targets: tuple[str, ...]
+    rule: str
+    settings: str
+
+    @classmethod
+    def of(cls, domains: Sequence[str], targets: Sequence[str], rule: Rule) -> "Described":
+        """The description of a run."""
+        return cls(tuple(domains), tuple(targets), rule_name(rule), _settings(rule))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lists and strings."""
+        return {
+            "domains": list(self.domains),
+            "targets": list(self.targets),
+            "rule": self.rule,
+            "settings": self.settings,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "Described":
+        """The inverse of :meth:`state_dict`."""
+        return cls(tuple(state["domains"]), tuple(state["targets"]), state["rule"], state["settings"])
+
+
+def mismatch(saved: Described, now: Described) -> str | None:
+    """Says why a run cannot go on with a state, and what can be done; ``None`` where it can."""
+    if saved.rule != now.rule:
+        return (
+            f"The callback's state is of the rule {saved.rule}, this run has {now.rule}; what one rule remembers means "
+            f"nothing to another. Give `rule` as in the run that is resumed. {_ANEW}"
+        )
+    for what, before, after in (("domains", saved.domains, now.domains), ("targets", saved.targets, now.targets)):
+        if before != after:
+            return (
+                f"The callback holds the weights of {len(before)} {what}, the data module has {len(after)}: "
+                f"{_difference(before, after)}. Give `{what if what == 'domains' else 'target'}` as in the run that is "
+                f"resumed, or use a new callback for another mixture. {_ANEW}"
+            )
+    return None
+
+
+def unlike(state: RuleState, fresh: RuleState) -> bool:
+    """Whether a rule's state, of a checkpoint that names no rule, is not of the rule whose first state is ``fresh``."""
+    return not state.keys() <= fresh.keys() or bool(fresh and not state)
+
+
+def rule_name(rule: Any) -> str:
+    """Name of a rule, with that of the rule inside it."""
+    inner = getattr(rule, "rule", None)
+    return type(rule).__name__ + (f"({rule_name(inner)})" if inner is not None else "")
+
+
+def _settings(rule: Any) -> str:
+    shown = repr(rule) if is_dataclass(rule) else ""
+    # an address is another one in every process
+    return "" if not shown or " at 0x" in shown else hashlib.sha256(shown.encode()).hexdigest()
+
+
+def _difference(before: Sequence[str], after: Sequence[str]) -> str:
+    gone = [name for name in before if name not in set(after)]
+    new = [name for name in after if name not in set(before)]
+    said = [f"{word} {_listed(names)}" for word, names in (("without", gone), ("with", new)) if names]
+    return " and ".join(said) or "the same names in another order"
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_NAMED])
+    return shown + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")
