@@ -219,6 +219,11 @@ class DynamicGradientAlignment(Callback):
         """Time spent aligning so far, in seconds."""
         return self._progress.seconds
 
+    @property
+    def moves_weights(self) -> bool:
+        """Whether the rule moves the weights; if not, those that the data module is given hold, also on resume."""
+        return not isinstance(self.rule, Static)
+
     def should_update(self, step: int) -> bool:
         """Whether to align after an optimizer step; override it for a schedule of your own.
 
@@ -389,15 +394,11 @@ class DynamicGradientAlignment(Callback):
         searches, self._scale = 1 <= scale < self._scale, scale
         self._not_finite = 0 if searches else self._not_finite + 1
         why = f"; the loss scale still falls, to {scale:g}" if searches else ""
-        rank_zero_warn(
-            f"The target gradient is not finite at step {step}{why}, or a target batch was given no loss; the mixture "
-            "stays as it is."
-        )
+        rank_zero_warn(f"The target gradient is not finite at step {step}{why}; the mixture stays as it is.")
         if self._not_finite == _MOST_NOT_FINITE:
             raise FloatingPointError(
                 f"The target gradient was not finite in {_MOST_NOT_FINITE} alignments in a row, the last after "
-                f"step {step}: the model is lost, or no target batch is given a loss. Go back to an earlier "
-                "checkpoint, with a lower learning rate, or define an `alignment_loss(batch)` that has one."
+                f"step {step}: the model is lost. Go back to an earlier checkpoint, with a lower learning rate."
             )
 
     @override

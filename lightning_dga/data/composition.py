@@ -7,7 +7,7 @@ and a run resumes anywhere with any number of processes or workers.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,11 @@ class Composition:
         self._sampling = self._make_sampling()
         self._segments = [Segment(0, 0, 0, weights.numpy().copy())]
         self._counts = np.zeros(len(weights), dtype=np.int64)
+        self._ids = np.arange(len(weights))
+        self._next_id = len(weights)
         self._begin = 0
+        # samples before `_begin` that were of domains which are no more
+        self._elsewhere = 0
         self._handed: Draw | None = None
         self._pending: deque[Draw] = deque()
 
@@ -86,6 +90,27 @@ class Composition:
     def version(self) -> int:
         """How often the weights have been set."""
         return self._segments[-1].version
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """The number that selects each domain's order, ``[k]``: its own for good, whatever domains come and go."""
+        return self._ids
+
+    @property
+    def run_length(self) -> int:
+        """How many consecutive samples share a domain."""
+        return self._run_length
+
+    @run_length.setter
+    def run_length(self, length: int) -> None:
+        if length != self._run_length and self.position:
+            raise ValueError(
+                f"The stream was begun in runs of {self._run_length} samples of one domain and cannot go on in runs of "
+                f"{length}; give the same `pure_batches` and `batch_size`."
+            )
+        self.recall_pending()
+        self._run_length = length
+        self._sampling = self._make_sampling()
 
     @property
     def handed(self) -> Draw | None:
@@ -161,7 +186,7 @@ class Composition:
             completed: Whether the draw that training holds counts too.
         """
         counts = self._counts.copy()
-        counted = int(counts.sum())
+        counted = self._elsewhere + int(counts.sum())
         ahead = [draw for draw in self._pending if draw is not self._handed and draw.stop <= counted]
         for draw in ahead if completed or self._handed is None else [*ahead, self._handed]:
             np.subtract.at(counts, draw.domains, 1)
@@ -186,10 +211,20 @@ class Composition:
             "position": position,
             "counts": counts,
             "segments": [segment.state_dict() for segment in self._segments[first:]],
+            **self._renumbered(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def _renumbered(self) -> dict[str, Any]:
+        if self._next_id == len(self._ids):
+            return {}
+        return {"ids": torch.from_numpy(self._ids.copy()), "next_id": self._next_id}
+
+    def load_state_dict(self, state: dict[str, Any], seed: int | None = None) -> None:
         """Continues where :meth:`state_dict` was taken; drops whatever was drawn since.
+
+        Args:
+            state: The state.
+            seed: Selects the sequence from here on; the state's own if not given.
 
         Raises:
             ValueError: If the state is of another number of domains, another sampling, or runs of another length.
@@ -207,13 +242,26 @@ class Composition:
                 f"The state is of runs of {run_length} samples of one domain, this mixture has {self._run_length}; "
                 "give the same `pure_batches` and `batch_size`."
             )
-        self.seed = int(state["seed"])
+        self.seed = int(state["seed"]) if seed is None else seed
         self._sampling = self._make_sampling()
+        self._ids = state["ids"].numpy().copy() if "ids" in state else np.arange(len(self._counts))
+        self._next_id = int(state.get("next_id", len(self._ids)))
         self._begin = int(state["position"])
         self._counts = state["counts"].numpy().astype(np.int64, copy=True)
+        self._elsewhere = self._begin - int(self._counts.sum())
         self._segments = [Segment.from_state_dict(segment) for segment in state["segments"]]
         self._handed = None
         self._pending.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which draws again what was drawn here and not handed over."""
+        copy = self.__dict__ | {"_pending": deque(), "_counts": self.counts().numpy()}
+        copy["_segments"] = [replace(segment) for segment in self._segments]
+        for segment in copy["_segments"]:
+            if segment.start >= self.position:
+                # it was entered by a draw that the copy has not made
+                segment.ideal = None
+        return copy
 
     def _make_sampling(self) -> Sampling:
         sampling = make_sampling(self.sampling, self.seed)

@@ -1,7 +1,7 @@
 """The data module: owns the mixture's weights and streams the batches that they ask for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from typing_extensions import override
 
-from lightning_dga._lightning import LightningDataModule
+from lightning_dga._lightning import LightningDataModule, MisconfigurationException, rank_zero_warn
 from lightning_dga.data.batches import random_seed
 from lightning_dga.data.composition import Composition
+from lightning_dga.data.evaluation import check_evaluation, evaluation_loaders
+from lightning_dga.data.kinds import check_domains
 from lightning_dga.data.loader import BatchInfo, MixtureLoader
 from lightning_dga.data.probes import MixedPool, Pool, ProbeReader, Probes
+from lightning_dga.data.resuming import (
+    by_name,
+    description,
+    differences,
+    found_in,
+    other_domains,
+    shares_by_name,
+)
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, Sources
+from lightning_dga.data.window import AccumulationWindow, take_again
 from lightning_dga.data.workers import outlive_signals
 from lightning_dga.weights import WeightsLike, as_weights
 
 _STREAM_EPOCH = 1000
+# domains that `repr` names
+_SHOWN = 8
+Evaluation = Dataset | DataLoader | Sequence[Dataset | DataLoader] | Mapping[str, Dataset | DataLoader] | None
 
 
 class MixtureDataModule(LightningDataModule):
@@ -31,14 +45,18 @@ class MixtureDataModule(LightningDataModule):
     samples come next depends only on the seed, the weights and how many samples were trained on, so a checkpoint
     resumes exactly, also in the middle of an epoch, and with another number of workers or processes.
 
+    A subclass may leave ``domains``, ``target``, ``val``, ``test`` and ``weights`` out of ``super().__init__`` and
+    assign them in ``setup(stage)``, as Lightning's data modules do. ``setup`` runs at the start of each stage and fit;
+    the stream goes on where it was.
+
     Args:
         domains: The training data by domain name. Map-style data sets are visited without replacement and reshuffled
             every epoch; an iterable is read in its own order and started again when it ends. One that can be split
             (``num_shards`` and ``shard``) is shared by the processes, and one with ``state_dict`` resumes by it, as
             Hugging Face's streams do; of others every process reads all, and a resumed run reads again from the start.
         target: The target set: samples of what the model shall be good at. Several by name, where there are several.
-        val: Validation data.
-        test: Test data.
+        val: Validation data: a data set (or a DataLoader), or a list or mapping of several.
+        test: Test data, likewise.
         weights: Weights to start with: a mapping that names every domain, or k numbers. Uniform if not given.
         batch_size: Training samples per batch and process.
         target_batch_size: Samples of each target for an alignment, over all processes together.
@@ -74,13 +92,20 @@ class MixtureDataModule(LightningDataModule):
         tensor([0.9000, 0.1000], dtype=torch.float64)
     """
 
+    # for a subclass that calls `__init__` in `setup`
+    _domains: Sources | None = None
+    _targets: Sources | None = None
+    _stream: Composition | None = None
+    _loader: MixtureLoader | None = None
+    _waiting: Mapping[str, Any] = MappingProxyType({})
+
     def __init__(
         self,
-        domains: Mapping[str, Dataset] | Sources,
-        target: Dataset | Mapping[str, Dataset],
+        domains: Mapping[str, Dataset] | Sources | None = None,
+        target: Dataset | Mapping[str, Dataset] | None = None,
         *,
-        val: Dataset | None = None,
-        test: Dataset | None = None,
+        val: Evaluation = None,
+        test: Evaluation = None,
         weights: WeightsLike | None = None,
         batch_size: int,
         target_batch_size: int = 16,
@@ -97,7 +122,11 @@ class MixtureDataModule(LightningDataModule):
         timeout: float = 0,
         multiprocessing_context: str | None = None,
     ) -> None:
+        # `setup` may call this again, with a Trainer attached and a stream begun
+        trainer, begun = self.__dict__.get("trainer"), self._stream
+        earlier = self.state_dict() if begun is None or begun.position or begun.version else {}
         super().__init__()
+        self.trainer = trainer
         for name, value in {"batch_size": batch_size, "target_batch_size": target_batch_size}.items():
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
@@ -112,18 +141,12 @@ class MixtureDataModule(LightningDataModule):
         self.pure_batches = pure_batches
         self.target_batch_size = target_batch_size
         self.seed = seed
-        self._sources = DatasetPerDomain(domains) if isinstance(domains, Mapping) else domains
-        self._target = DatasetPerDomain(target if isinstance(target, Mapping) else {"target": target})
-        run_length = batch_size if pure_batches else 1
-        self._composition = Composition(
-            as_weights(weights, self.domain_names), seed, sampling=sampling, run_length=run_length
-        )
-        self._evaluation = {"val": val, "test": test}
+        self._sampling = sampling
+        self._first_weights = weights
         self._collate_fn = collate_fn or default_collate
         self._batches_per_epoch = batches_per_epoch
         self._max_staleness = max_staleness
         self._stream_shards = stream_shards
-        self._stream_state: dict[str, Any] = {}
         self._workers: dict[str, Any] = {
             "num_workers": num_workers,
             "pin_memory": pin_memory,
@@ -132,12 +155,22 @@ class MixtureDataModule(LightningDataModule):
             "worker_init_fn": outlive_signals,
             "multiprocessing_context": multiprocessing_context if num_workers else None,
         }
-        self._loader: MixtureLoader | None = None
+        self._waiting = {}
+        self._domains = self._targets = self._stream = self._loader = None
+        self._evaluation: dict[str, Evaluation] = {"val": None, "test": None}
+        self._given: Tensor | None = None
+        self._stream_state: dict[str, Any] = {}
         self._probes: ProbeReader | None = None
-        if val is None:
-            self._offer_no("val_dataloader")
-        if test is None:
-            self._offer_no("test_dataloader")
+        self._window = AccumulationWindow()
+        self._again = 0
+        self._restored = False
+        self.val, self.test = val, test
+        if target is not None:
+            self.target = target
+        if domains is not None:
+            self.domains = domains
+        if earlier:
+            self.load_state_dict(earlier)
 
     @classmethod
     def from_labels(
@@ -158,6 +191,59 @@ class MixtureDataModule(LightningDataModule):
         return cls(LabelledDataset(dataset, labels), target, **arguments)
 
     @property
+    def domains(self) -> Mapping[str, Dataset] | Sources | None:
+        """The training domains as they were given. May be assigned in ``setup``; the stream then goes on, by name."""
+        return self._given_domains if self._domains is not None else None
+
+    @domains.setter
+    def domains(self, domains: Mapping[str, Dataset] | Sources) -> None:
+        check_domains(domains)
+        sources = DatasetPerDomain(domains) if isinstance(domains, Mapping) else domains
+        earlier = self.state_dict() if self._stream is not None and sources.names != self.domain_names else None
+        if self._loader is not None:
+            self._loader.close()
+            self._stream_state = self._loader.stream_state(self._composition.position)
+        self._given_domains, self._domains = domains, sources
+        self._loader = self._probes = None
+        if earlier is not None:
+            self._stream = None
+        _ = self._composition
+        if earlier is not None and earlier["composition"]["position"]:
+            self._go_on_from(earlier)
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            self._go_on_from(dict(waiting))
+
+    @property
+    def target(self) -> Dataset | Mapping[str, Dataset] | None:
+        """The target set as it was given, or several by name. May be assigned in ``setup``."""
+        return self._given_target if self._targets is not None else None
+
+    @target.setter
+    def target(self, target: Dataset | Mapping[str, Dataset]) -> None:
+        named = target if isinstance(target, Mapping) else {"target": target}
+        self._given_target, self._targets = target, DatasetPerDomain(named, "target")
+        self._probes = None
+
+    @property
+    def val(self) -> Evaluation:
+        """Validation data as they were given. May be assigned in ``setup``."""
+        return self._evaluation["val"]
+
+    @val.setter
+    def val(self, data: Evaluation) -> None:
+        self._evaluate("val", data)
+
+    @property
+    def test(self) -> Evaluation:
+        """Test data as they were given. May be assigned in ``setup``."""
+        return self._evaluation["test"]
+
+    @test.setter
+    def test(self, data: Evaluation) -> None:
+        self._evaluate("test", data)
+
+    @property
     def domain_names(self) -> tuple[str, ...]:
         """The k domain names, in the order of every weight and alignment."""
         return self._sources.names
@@ -165,12 +251,30 @@ class MixtureDataModule(LightningDataModule):
     @property
     def target_names(self) -> tuple[str, ...]:
         """Names of the targets; ``("target",)`` where one was given without a name."""
-        return self._target.names
+        return self._target_sources.names
 
     @property
     def weights(self) -> Tensor:
-        """The newest weights, ``[k]`` float64, a copy."""
+        """The newest weights, ``[k]`` float64, a copy.
+
+        Assigned before training, or in ``setup``, they are those to start with; assigning the same again, as a
+        ``setup`` that runs twice does, changes nothing.
+        """
         return self._composition.weights
+
+    @weights.setter
+    def weights(self, weights: WeightsLike | None) -> None:
+        self._first_weights = weights
+        if self._stream is not None:
+            given = as_weights(weights, self.domain_names)
+            if self._given is None or not torch.equal(given, self._given):
+                self.set_weights(given)
+                self._given = given
+
+    @property
+    def weights_by_name(self) -> dict[str, float]:
+        """The newest weight of each domain."""
+        return dict(zip(self.domain_names, self.weights.tolist(), strict=True))
 
     @property
     def weights_version(self) -> int:
@@ -188,7 +292,11 @@ class MixtureDataModule(LightningDataModule):
         Raises:
             ValueError: If they are not usable; the weights stay as they were.
         """
-        self._composition.set_weights(as_weights(weights, self.domain_names))
+        new = as_weights(weights, self.domain_names)
+        if self.trainer is None and not self._composition.position:
+            # set by hand before the run: what it is to start with
+            self._given = new
+        self._composition.set_weights(new)
         if self._loader is not None:
             self._loader.recall()
 
@@ -200,6 +308,8 @@ class MixtureDataModule(LightningDataModule):
     @property
     def samples_seen(self) -> Tensor:
         """Training samples drawn from each domain so far, over all processes, ``[k]`` int64."""
+        if self._domains is None:
+            return torch.zeros(0, dtype=torch.int64)
         return self._composition.counts()
 
     @property
@@ -244,8 +354,10 @@ class MixtureDataModule(LightningDataModule):
             self._loader.close()
             self._stream_state = self._loader.stream_state(self._composition.position)
         rank, world_size = self._rank_and_world_size()
+        self._resume()
         batch = self.batch_size * world_size
         self._composition.lag = self._max_staleness * batch
+        self._composition.run_length = self.batch_size if self.pure_batches else 1
         self._loader = MixtureLoader(
             self._composition,
             self._sources,
@@ -258,6 +370,7 @@ class MixtureDataModule(LightningDataModule):
             random_seed=random_seed(self.seed),
             stream_shards=self._stream_shards,
             stream_state=self._stream_state,
+            before_batch=self._before_batch,
             **self._workers,
         )
         return self._loader
@@ -274,36 +387,208 @@ class MixtureDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         if stage == "fit":
             self._close()
+            self._restored = False
 
     @override
     def on_exception(self, exception: BaseException) -> None:
         self._close()
+        self._restored = False
 
     @override
     def state_dict(self) -> dict[str, Any]:
         """The mixture's state: the same on every process, of a size that does not grow with the run."""
-        composition = self._composition.state_dict(completed=not self._batch_in_progress())
-        streams = self._loader.stream_state(composition["position"]) if self._loader else self._stream_state
-        return {"domain_names": list(self.domain_names), "composition": composition, "streams": streams}
+        if self._domains is None:
+            return dict(self._waiting)
+        return self._window.state(self.trainer) or self._state(completed=not self._batch_in_progress())
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the stream where the state was taken.
+        """Continues the stream where the state was taken. Does nothing where the Trainer only evaluates.
+
+        Where the run has other settings than the checkpoint's, those that it has now hold, and a message says so:
+        ``weights`` (unless a callback moves them: then the checkpoint's), ``seed``, ``batch_size``, data of another
+        size, and domains that came or went, of which the others keep their place.
 
         Raises:
-            ValueError: If the state is of other domains, or another ``sampling``.
+            ValueError: If the state is of another ``sampling``, or of other domains where a callback holds a state for
+                each.
         """
-        saved = tuple(state_dict["domain_names"])
-        if saved != self.domain_names:
-            unknown = sorted(set(saved) ^ set(self.domain_names)) or "the same names in another order"
-            raise ValueError(
-                f"The checkpoint is of other domains than this data module: {unknown}. "
-                "Give `domains` as in the run that is resumed, or start a new run."
-            )
-        self._composition.load_state_dict(state_dict["composition"])
-        self._stream_state = state_dict["streams"]
+        if self._evaluates():
+            return
+        self._restored = True
+        if state_dict:
+            self._again = int(state_dict.get("again", 0))
+            if self._domains is None:
+                # for when `setup` has made them
+                self._waiting = state_dict
+                return
+            callbacks = self.trainer.callbacks if self.trainer is not None else []  # type: ignore[attr-defined]
+            self._go_on_from(state_dict, [one for one in callbacks if hasattr(one, "moves_weights")])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy: without the Trainer, the workers and readers of this one, and at the same place of the stream."""
+        state = self.__dict__ | {"trainer": None, "_loader": None, "_probes": None, "_window": AccumulationWindow()}
+        if self._loader is not None:
+            state["_stream_state"] = self._loader.stream_state(self._composition.position)
+        for name in ("val_dataloader", "test_dataloader"):
+            state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for name, data in self._evaluation.items():
+            self._evaluate(name, data)
+
+    @override
+    def __repr__(self) -> str:
+        arguments = f"batch_size={self.batch_size}"
+        if self._domains is None:
+            return f"{type(self).__name__}(no domains yet, {arguments})"
+        k = len(self.domain_names)
+        weights = self.weights
+        largest = weights.topk(min(k, _SHOWN)).indices.sort().values.tolist()
+        shown = ", ".join(f"{self.domain_names[i]} {weights[i]:.3g}" for i in largest)
+        shown += f", … ({k} domains)" if k > _SHOWN else ""
+        targets = ", ".join(self.target_names) if self._targets is not None else "none yet"
+        return f"{type(self).__name__}({shown}; target: {targets}; {arguments}, {self.samples_seen.sum()} samples seen)"
+
+    __str__ = __repr__
+
+    @property
+    def _sources(self) -> Sources:
+        if self._domains is None:
+            raise self._missing("domains", "a mapping from each domain's name to its data set")
+        return self._domains
+
+    @property
+    def _target_sources(self) -> Sources:
+        if self._targets is None:
+            raise self._missing("target", "the target set")
+        return self._targets
+
+    @property
+    def _composition(self) -> Composition:
+        if self._stream is None:
+            run_length = self.batch_size if self.pure_batches else 1
+            given = as_weights(self._first_weights, self.domain_names)
+            self._stream = Composition(given, self.seed, sampling=self._sampling, run_length=run_length)
+            self._given = given
+        return self._stream
+
+    def _missing(self, argument: str, what: str) -> Exception:
+        return MisconfigurationException(
+            f"{type(self).__name__} has no `{argument}`: give {what} to `super().__init__`, or assign "
+            f"`self.{argument}` in `setup(stage)`, which Lightning calls on every process."
+        )
+
+    def _evaluate(self, name: str, data: Evaluation) -> None:
+        check_evaluation(name, data)
+        self._evaluation[name] = data
+        loader = f"{name}_dataloader"
+        if data is None and type(self).setup is LightningDataModule.setup:
+            # the base class's hook, by which Lightning knows that there is no such loader, and does not warn
+            setattr(self, loader, MethodType(getattr(LightningDataModule, loader), self))
+        else:
+            self.__dict__.pop(loader, None)
+
+    def _evaluates(self) -> bool:
+        state = self.trainer.state if self.trainer is not None else None
+        return state is not None and state.status == "running" and state.fn != "fit"
+
+    def _state(self, *, completed: bool = True) -> dict[str, Any]:
+        composition = self._composition.state_dict(completed=completed)
+        streams = self._loader.stream_state(composition["position"]) if self._loader else self._stream_state
+        return {
+            "domain_names": list(self.domain_names),
+            "composition": composition,
+            "streams": streams,
+            "settings": self._settings(),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        assert self._given is not None
+        targets = self._targets
+        sizes = dict(zip(targets.names, targets.sizes.tolist(), strict=True)) if targets is not None else {}
+        batch = self.batch_size * self._rank_and_world_size()[1]
+        return description(self._given, self._sources.sizes, sizes, self.seed, batch)
+
+    def _go_on_from(self, state: dict[str, Any], steering: Sequence[Any] = ()) -> None:
+        """Puts a state into this mixture, whose settings may be others, and says what they change.
+
+        Args:
+            state: The state.
+            steering: Callbacks that resume too, and know ``moves_weights``.
+        """
+        composition, names = state["composition"], self.domain_names
+        settings, told = {"seed": composition["seed"], **state.get("settings", {})}, []
+        first = self._composition.weights if self._given is None else self._given
+        if tuple(state["domain_names"]) != names:
+            told.append(other_domains(state["domain_names"], names))
+            if steering:
+                raise ValueError(
+                    f"The checkpoint is of other domains than this data module ({told[0]}), and its callback holds a "
+                    "state for each: give `domains` as in the run that is resumed, or start a new run from the model's "
+                    "weights."
+                )
+            shares = first if self._first_weights is not None else shares_by_name(state, names)
+            state = by_name(state, names, as_weights(shares, names))
+            settings = {name: settings[name] for name in ("seed", "batch", "targets") if name in settings}
+        self._composition.load_state_dict(state["composition"], self.seed)
+        self._given = first
+        self._stream_state = state["streams"]
         if self._loader is not None:
             self._loader.restart(self._stream_state)
+        now = self._settings()
+        told += differences(settings, now, names, self._composition.position)
+        if settings.get("given", now["given"]) != now["given"]:
+            told.append(self._other_weights(moved=any(callback.moves_weights for callback in steering)))
+        if told and composition["position"]:
+            rank_zero_warn(f"{type(self).__name__} goes on with other settings: {'; '.join(told)}.")
+
+    def _other_weights(self, *, moved: bool) -> str:
+        assert self._given is not None
+        if moved:
+            return (
+                "`weights` are others than the checkpoint's run began with, and the checkpoint's are used, which the "
+                "callback has moved since; to change them, call `datamodule.set_weights` in `on_train_start`"
+            )
+        self._composition.set_weights(self._given)
+        return "`weights` are others than the checkpoint's run began with, and hold from the next batch on"
+
+    def _resume(self) -> None:
+        """What is left to do, when training starts, of going on from a checkpoint."""
+        trainer = self.trainer
+        if trainer is None or not trainer.ckpt_path or trainer.state.fn != "fit":
+            return
+        if not self._restored:
+            self._restore_under_another_name(trainer)
+        if self._again:
+            take_again(trainer, self._again)
+            self._again = 0
+
+    def _restore_under_another_name(self, trainer: Any) -> None:
+        """Looks for the state itself, which Lightning passes over where the class had another name."""
+        try:
+            found = found_in(trainer.strategy.load_checkpoint(trainer.ckpt_path))
+        except Exception as error:  # a strategy with a format of its own
+            found = None
+            rank_zero_warn(f"The checkpoint {trainer.ckpt_path} cannot be searched for a mixture ({error}).")
+        own = type(self).__qualname__
+        if found is None:
+            rank_zero_warn(
+                f"The checkpoint {trainer.ckpt_path} holds no state of a mixture, so {own} begins with the first sample "
+                "of every domain. It was written by a run without a MixtureDataModule."
+            )
+            self._restored = True
+        else:
+            rank_zero_warn(
+                f"{own} takes the state of the data module {found[0]!r}: the checkpoint has none of {own!r}."
+            )
+            self.load_state_dict(found[1])
+
+    def _before_batch(self) -> None:
+        if self.trainer is not None:
+            self._window.before_batch(self.trainer, self._state)
 
     def _batch_in_progress(self) -> bool:
         """Whether training holds a batch that it has not stepped on, as when a signal or an error ends the run."""
@@ -323,27 +608,25 @@ class MixtureDataModule(LightningDataModule):
         if self._probes is None:
             self._probes = ProbeReader(
                 self._sources,
-                self._target,
+                self._target_sources,
                 self._collate_fn,
                 seed=self.seed,
                 most=self.batch_size,
                 random_seed=random_seed(self.seed),
             )
+        # a tuner may have changed it
+        self._probes.most = self.batch_size
         return self._probes
 
     def _epoch(self, batch: int) -> int:
         sizes = self._sources.sizes
         return -(-int(sizes.sum()) // batch) if (sizes > 0).all() else _STREAM_EPOCH
 
-    def _offer_no(self, loader: str) -> None:
-        """Puts the base class's hook back, by which Lightning knows that there is no such loader, and does not warn."""
-        setattr(self, loader, MethodType(getattr(LightningDataModule, loader), self))
-
     def _evaluation_loader(self, name: str) -> Any:
-        data = self._evaluation[name]
-        if data is None:
-            return []
-        return DataLoader(data, batch_size=self.batch_size, collate_fn=self._collate_fn, **self._workers)
+        def make(data: Any) -> DataLoader:
+            return DataLoader(data, batch_size=self.batch_size, collate_fn=self._collate_fn, **self._workers)
+
+        return evaluation_loaders(self._evaluation[name], make)
 
     def _close(self) -> None:
         if self._loader is not None:

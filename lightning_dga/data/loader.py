@@ -89,6 +89,7 @@ class MixtureLoader:
         random_seed: Selects the random numbers that data sets and ``collate_fn`` draw; ``seed`` if not given.
         stream_shards: Into how many shards a stream is split at most, where it can be.
         stream_state: What :meth:`stream_state` gave in an earlier run.
+        before_batch: Called before each batch is handed over.
         **workers: ``num_workers``, ``prefetch_factor``, ``pin_memory``, ``timeout``, ``multiprocessing_context`` and
             ``worker_init_fn`` of :class:`torch.utils.data.DataLoader`.
     """
@@ -107,15 +108,17 @@ class MixtureLoader:
         random_seed: int | None = None,
         stream_shards: int = 16,
         stream_state: dict[str, Any] | None = None,
+        before_batch: Callable[[], None] | None = None,
         **workers: Any,
     ) -> None:
         self.batch_size = batch_size
         self.current: BatchInfo | None = None
+        self._before_batch = before_batch
         self._composition = composition
         self._batches_per_epoch = batches_per_epoch
         self._rank = rank
         self._world_size = world_size
-        self._order = ShuffledOrder(sources.sizes, seed)
+        self._order = ShuffledOrder(sources.sizes, seed, ids=composition.ids)
         self._sources = sources
         self._stream_shards = stream_shards
         self._threads = workers.get("num_workers", 0)
@@ -181,6 +184,8 @@ class MixtureLoader:
         return self._streams.state_dict(position) if self._streams else {}
 
     def _next_batch(self) -> Any:
+        if self._before_batch is not None:
+            self._before_batch()
         if self._batches is None:
             self._batches = iter(self._loader)
         while True:

@@ -57,7 +57,13 @@ class ShardedStreams:
             self._saved: dict[tuple[int, int], dict[str, Any]] = {}
             position, counts = 0, {domain: np.zeros(number, dtype=np.int64) for domain, number in shards.items()}
         else:
-            counts = {domain: state["counts"][str(domain)].numpy().copy() for domain in domains}
+            counts = {
+                # a domain that the state does not know begins now
+                domain: state["counts"][str(domain)].numpy().copy()
+                if str(domain) in state["counts"]
+                else np.zeros(_shards(sources.shards(domain), batch, most_shards), dtype=np.int64)
+                for domain in domains
+            }
             for domain in domains:
                 if len(counts[domain]) > max(sources.shards(domain), 1):
                     raise ValueError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset
 
 from lightning_dga.data.errors import DataError
+from lightning_dga.data.kinds import check_data_set
 from lightning_dga.data.permutation import keys, permute
 from lightning_dga.data.streams import StreamReader
 
@@ -54,20 +55,23 @@ class DatasetPerDomain:
 
     Args:
         domains: The data sets by domain name.
+        argument: The argument that they were given as, for errors.
 
     Raises:
         ValueError: If there is no domain, or a map-style one is empty.
         TypeError: If a domain is neither a map-style nor an iterable data set.
     """
 
-    def __init__(self, domains: Mapping[str, Dataset]) -> None:
+    def __init__(self, domains: Mapping[str, Dataset], argument: str = "domains") -> None:
         if not domains:
-            raise ValueError("`domains` is empty; name at least one domain.")
+            raise ValueError(f"`{argument}` is empty; name at least one {argument.removesuffix('s')}.")
         self.names = tuple(str(name) for name in domains)
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"`domains` has two domains with one name: {sorted(self.names)}.")
         self._datasets = list(domains.values())
-        self.sizes = np.array([_size(name, data) for name, data in domains.items()], dtype=np.int64)
+        self.sizes = np.array(
+            [_size(f"{argument.removesuffix('s').capitalize()} {n!r}", d) for n, d in domains.items()], dtype=np.int64
+        )
 
     def read(self, domain: int, index: int) -> Any:
         """See :class:`Sources`; an error names the domain."""
@@ -109,7 +113,7 @@ class LabelledDataset:
 
     def __init__(self, dataset: Dataset, labels: Sequence[int] | NDArray[np.int64] | torch.Tensor) -> None:
         array = np.asarray(labels)
-        length = _size("dataset", dataset)
+        length = _size("`dataset`", dataset)
         if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
             raise ValueError(f"`labels` must be one integer per sample, got {array.dtype} of shape {array.shape}.")
         if len(array) != length:
@@ -149,9 +153,13 @@ class ShuffledOrder:
         sizes: Samples in each domain, ``[k]`` int64.
         seed: Selects the orders.
         purpose: Keeps orders of one seed apart that serve different readers.
+        ids: The number that selects each domain's orders, ``[k]`` int64; its place if not given.
     """
 
-    def __init__(self, sizes: NDArray[np.int64], seed: int, purpose: int = 0) -> None:
+    def __init__(
+        self, sizes: NDArray[np.int64], seed: int, purpose: int = 0, ids: NDArray[np.int64] | None = None
+    ) -> None:
+        self._ids = np.arange(len(sizes)) if ids is None else ids
         self._sizes = sizes
         self._seed = seed
         self._purpose = purpose
@@ -162,7 +170,7 @@ class ShuffledOrder:
         finite = np.flatnonzero(self._sizes[domains])
         domain, size = domains[finite], self._sizes[domains[finite]]
         epoch, within = np.divmod(positions[finite], size)
-        indices[finite] = permute(within, size, keys(self._seed, self._purpose, domain, epoch))
+        indices[finite] = permute(within, size, keys(self._seed, self._purpose, self._ids[domain], epoch))
         return indices
 
 
@@ -172,15 +180,17 @@ def _group(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def _size(name: str, data: Dataset) -> int:
+    check_data_set(name, data)
     if isinstance(data, IterableDataset) or not hasattr(data, "__getitem__"):
-        if not isinstance(data, IterableDataset) and not hasattr(data, "__iter__"):
-            raise TypeError(
-                f"Domain {name!r} is a {type(data).__name__}, which is neither a map-style nor an iterable data set."
-            )
         return 0
-    length = len(data)  # type: ignore[arg-type]
+    if not hasattr(data, "__len__"):
+        raise TypeError(
+            f"{name} is a {type(data).__name__} that has `__getitem__` and no `__len__`; define it, or make it an "
+            "IterableDataset."
+        )
+    length = len(data)
     if length == 0:
-        raise ValueError(f"Domain {name!r} is empty; remove it or give it data.")
+        raise ValueError(f"{name} is empty; remove it or give it data.")
     return length
 
 

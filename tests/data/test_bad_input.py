@@ -110,12 +110,6 @@ def test_documents_too_short_for_one_window_are_an_error_and_not_a_hang(tmp_path
         next(iter(data.train_dataloader()))
 
 
-def test_a_checkpoint_of_other_domains_is_refused():
-    state = mixture(k=2).state_dict()
-    with pytest.raises(ValueError, match=r"other domains than this data module: \['domain2'\]"):
-        mixture(k=3).load_state_dict(state)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

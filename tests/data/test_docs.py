@@ -1,4 +1,4 @@
-"""The example of `docs/data.md` runs."""
+"""The examples of `docs/data.md` run."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ import pytest
 DOCS = Path(__file__).parent.parent.parent / "docs" / "data.md"
 
 
-def test_the_example_runs(tmp_path, monkeypatch):
+def test_the_examples_run(tmp_path, monkeypatch):
     pyarrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow: pip install lightning-dga[text]")
     from pyarrow import parquet
 
@@ -22,9 +22,17 @@ def test_the_example_runs(tmp_path, monkeypatch):
     parquet.write_table(pyarrow.table({"text": texts}), folder / "news" / "a.parquet", row_group_size=7)
     (folder / "target.txt").write_text(" ".join(texts))
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    code, in_setup = re.findall(
+        r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     names = {}
     exec(code, names)
     batch = next(iter(names["datamodule"].train_dataloader()))
     assert batch.shape == (8, 129)
     assert len(names["target"]) > 2
+
+    exec(in_setup, names)
+    news = names["News"](batch_size=3)
+    news.setup("fit")
+    assert len(next(iter(news.train_dataloader()))) == 3
+    assert news.weights_by_name == {"wiki": 0.75, "news": 0.25}

@@ -1,0 +1,161 @@
+"""What a checkpoint's mixture has in common with the one that goes on with it."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# of more domains, a checkpoint holds a checksum of the sizes
+_SIZES_KEPT = 4096
+
+
+def description(
+    given: Tensor, sizes: NDArray[np.int64], targets: dict[str, int], seed: int, batch: int
+) -> dict[str, Any]:
+    """The settings of a mixture as a checkpoint holds them; small, however many the domains.
+
+    Args:
+        given: Weights that the user started with, ``[k]`` float64.
+        sizes: Samples of each domain, ``[k]``.
+        targets: Samples of each target.
+        seed: Selects the sequence.
+        batch: Samples of a batch over all processes.
+    """
+    kept = {"sizes": torch.from_numpy(sizes.copy())} if len(sizes) <= _SIZES_KEPT else {}
+    return kept | {
+        "given": zlib.crc32(given.numpy().tobytes()),
+        "sizes_checksum": zlib.crc32(sizes.tobytes()),
+        "targets": dict(targets),
+        "seed": seed,
+        "batch": batch,
+    }
+
+
+def differences(saved: dict[str, Any], now: dict[str, Any], names: tuple[str, ...], position: int) -> list[str]:
+    """What a resumed run has other than the checkpoint's, and what follows from it; without the weights.
+
+    Args:
+        saved: The :func:`description` in the checkpoint; an older one may lack parts.
+        now: That of the run that goes on, of the same domains.
+        names: The domain names.
+        position: Samples trained on so far.
+    """
+    found = []
+    if saved.get("seed", now["seed"]) != now["seed"]:
+        found.append(
+            f"`seed` is {now['seed']}, {saved['seed']} in the checkpoint: the new one orders the stream from here on, "
+            "so in the epoch that each domain is in, some samples come again and some are left out"
+        )
+    if saved.get("batch", now["batch"]) != now["batch"]:
+        found.append(
+            f"a batch over all processes has {now['batch']} samples, {saved['batch']} in the checkpoint: the stream "
+            f"goes on at sample {position}, while Lightning goes on counting batches and steps"
+        )
+    if saved.get("sizes_checksum", now["sizes_checksum"]) != now["sizes_checksum"]:
+        found.append(
+            f"domains have other numbers of samples than in the checkpoint{_changed_sizes(saved, now, names)}: each "
+            "goes on behind as many samples as were drawn from it, in an order for its new size"
+        )
+    if saved.get("targets") and now["targets"] and saved["targets"] != now["targets"]:
+        found.append(f"the target has {now['targets']} samples, {saved['targets']} in the checkpoint")
+    return found
+
+
+def other_domains(before: list[str], now: tuple[str, ...]) -> str:
+    """How the domains differ from those before."""
+    fresh, gone = [name for name in now if name not in set(before)], [name for name in before if name not in set(now)]
+    if not fresh and not gone:
+        return "the domains are in another order"
+    parts = [f"{_listed(fresh)} new and begin at their first sample"] if fresh else []
+    return "; ".join([*parts, f"{_listed(gone)} gone"] if gone else parts)
+
+
+def found_in(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The state of a mixture that a checkpoint holds, and the name of the class that wrote it; ``None`` if there is none.
+
+    Args:
+        checkpoint: As Lightning writes it, with a data module's state under the name of its class.
+    """
+    for name, state in checkpoint.items():
+        if isinstance(state, dict) and {"domain_names", "composition", "streams"} <= state.keys():
+            return name, state
+    return None
+
+
+def by_name(state: dict[str, Any], names: tuple[str, ...], weights: Tensor) -> dict[str, Any]:
+    """A data module's state for other domains: those that stay keep their counts, new ones start at zero.
+
+    Args:
+        state: The state of a data module.
+        names: The domains that go on.
+        weights: Those that they start with, ``[k]`` float64.
+    """
+    before = {name: index for index, name in enumerate(state["domain_names"])}
+    after = {name: index for index, name in enumerate(names)}
+    moved = {index: after[name] for name, index in before.items() if name in after}
+    source = torch.tensor([before.get(name, -1) for name in names])
+    stays = source >= 0
+    composition = dict(state["composition"])
+    old_counts = composition["counts"]
+    counts = torch.where(stays, old_counts[source.clamp(min=0)], 0)
+    old_ids = composition.get("ids", torch.arange(len(before)))
+    # a domain's order is found by its number, which therefore stays its own
+    unused = int(max(old_ids.max().item() + 1, composition.get("next_id", 0)))
+    fresh = unused + torch.cumsum(~stays, 0) - 1
+    newest = composition["segments"][-1]
+    position = int(composition["position"])
+    segment = {"start": position, "set_at": position, "version": int(newest["version"]) + 1, "weights": weights}
+    composition |= {
+        "counts": counts,
+        "segments": [segment],
+        "ids": torch.where(stays, old_ids[source.clamp(min=0)], fresh),
+        "next_id": unused + int((~stays).sum()),
+    }
+    return state | {
+        "domain_names": list(names),
+        "composition": composition,
+        "streams": _streams_by_name(state["streams"], moved),
+    }
+
+
+def shares_by_name(state: dict[str, Any], names: tuple[str, ...]) -> Tensor:
+    """Weights for other domains than a state's: the old ones' shares, and for a new domain an equal one.
+
+    Returns:
+        Weights, ``[k]`` float64, not normalised.
+    """
+    newest = state["composition"]["segments"][-1]["weights"]
+    before = dict(zip(state["domain_names"], newest.tolist(), strict=True))
+    kept = [before[name] for name in names if name in before]
+    each = 1 / len(names)
+    scale = (len(kept) * each) / sum(kept) if sum(kept) > 0 else 0.0
+    return torch.tensor([before[name] * scale if name in before else each for name in names], dtype=torch.float64)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"domain {shown} is" if len(names) == 1 else f"domains {shown} are"
+
+
+def _streams_by_name(streams: dict[str, Any], moved: dict[int, int]) -> dict[str, Any]:
+    if not streams:
+        return streams
+    counts = {str(moved[int(d)]): value for d, value in streams["counts"].items() if int(d) in moved}
+    readers = {}
+    for key, value in streams["readers"].items():
+        domain, _, shard = key.partition("/")
+        if int(domain) in moved:
+            readers[f"{moved[int(domain)]}/{shard}"] = value
+    return streams | {"counts": counts, "readers": readers}
+
+
+def _changed_sizes(saved: dict[str, Any], now: dict[str, Any], names: tuple[str, ...]) -> str:
+    if "sizes" not in saved or "sizes" not in now:
+        return ""
+    changed = (saved["sizes"] != now["sizes"]).nonzero().flatten().tolist()
+    shown = ", ".join(f"{names[i]!r} {saved['sizes'][i]} → {now['sizes'][i]}" for i in changed[:4])
+    return f" ({shown}{', …' if len(changed) > 4 else ''})"
