@@ -47,7 +47,11 @@ class Basis:
             raise FileNotFoundError(
                 f"There is no basis {file} with {_names(file).name}; `dga-domains basis` makes one."
             )
-        names, matrix = tuple(json.loads(_names(file).read_text(encoding="utf-8"))), np.load(file)
+        try:
+            names = tuple(json.loads(_names(file).read_text(encoding="utf-8")))
+            matrix = np.load(file, allow_pickle=False)
+        except (ValueError, EOFError, TypeError) as error:
+            raise ValueError(f"{file} or {_names(file).name} is damaged ({error}); make both again.") from error
         if matrix.ndim != 2 or matrix.shape[1] != len(names):
             raise ValueError(
                 f"{file} has shape {matrix.shape}, and {_names(file).name} names {len(names)} columns; make both again "

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 from lightning_dga.make_domains import main
 from lightning_dga.make_domains.command import SUBCOMMANDS
+from lightning_dga.make_domains.histogram import target_histogram
 from tests.domains.corpora import TOPICS
 
 
@@ -134,3 +136,81 @@ def test_more_clusters_than_documents(tmp_path, capsys, corpora):
     assert "180 documents" in mistake(capsys, "cluster", tmp_path, "--clusters", 181)
     # nothing is left that a better number would not fit to
     main(["cluster", str(tmp_path), "--clusters", "5"])
+
+
+def write(folder, **domains):
+    folder.mkdir(exist_ok=True)
+    for name, texts in domains.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return folder
+
+
+def test_a_histogram_is_counted_anew_where_files_have_changed(tmp_path):
+    root = write(tmp_path, sea=["salt wave"] * 3, sky=["cloud wind"] * 3, target_t=["salt"] * 6)
+    assert target_histogram(root, "t") == {"sea": 1, "sky": 0}
+    target_histogram(root, "t").clear()
+    assert target_histogram(root, "t") == {"sea": 1, "sky": 0}
+    write(tmp_path, target_t=["wind"] * 6)
+    assert target_histogram(root, "t") == {"sea": 0, "sky": 1}
+
+
+def test_a_target_of_which_nothing_is_known(tmp_path, capsys, corpora, folder):
+    root = write(tmp_path / "corpus", sea=["+ - *", "!"], sky=["?", "%"], target_t=["..."] * 6)
+    assert "No document has a word" in mistake(capsys, "histogram", root, "t")
+    assert "No document has a word" in mistake(capsys, "embed", root, tmp_path / "domains")
+    other = write(tmp_path / "other", target_none=["unheard of"] * 6, target_some=["unheard of", TOPICS[1][0]] * 6)
+    for command in (["histogram", folder], ["basis", folder, "--output", tmp_path / "b.npy", "--target"]):
+        message = mistake(capsys, *command, "none", "--root", other)
+        assert re.search(r"none of its \d+ documents has a word", message)
+    shares = json.loads(run(capsys, "histogram", folder, "some", "--root", other))
+    assert sum(shares.values()) == pytest.approx(1) and max(shares.values()) == pytest.approx(1)
+
+
+def test_a_corpus_that_was_written_again_is_noticed(tmp_path, capsys):
+    root = write(tmp_path / "corpus", sea=["salt wave", "deep salt"] * 3, sky=["cloud wind", "high wind"] * 3)
+    main(["embed", str(root), str(tmp_path / "domains")])
+    main(["embed", str(root), str(tmp_path / "domains")])
+    write(root, sky=["cloud rain", "high rain"] * 3)
+    assert "'embed' was made with other files of sky." in mistake(capsys, "embed", root, tmp_path / "domains")
+    main(["cluster", str(tmp_path / "domains"), "--clusters", "2"])
+    main(["embed", str(root), str(tmp_path / "domains"), "--overwrite"])
+    # of as many documents, with the same settings: other vectors all the same
+    assert "embedded" in mistake(capsys, "cluster", tmp_path / "domains", "--clusters", 2)
+
+
+@pytest.mark.parametrize("name", ["embed.json", "cluster.json", "labels.npy", "tree.npz", "embedding.npz"])
+def test_damaged_files_end_in_one_line(tmp_path, capsys, corpora, folder, name):
+    shutil.copytree(folder, tmp_path / "domains")
+    file = tmp_path / "domains" / name
+    for content in (file.read_bytes()[:-20], b"", b"[]"):
+        file.write_bytes(content)
+        assert name in mistake(capsys, "histogram", tmp_path / "domains", "weather")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"text": 7%s}' % ("7" * 5000), "[" * 99_999, '{"text": null}', '{"content": "a"}', "\0", '{"text": "\\ud800"}'],
+)
+@pytest.mark.parametrize("command", ["embed", "tokenize", "histogram"])
+def test_bad_lines_end_in_one_line(tmp_path, capsys, line, command):
+    root = write(tmp_path / "corpus", sea=["salt wave"], sky=["cloud wind"], target_t=["salt"] * 6)
+    with (root / "sky.jsonl").open("a") as file:
+        file.write(line)
+    last = "t" if command == "histogram" else tmp_path / "out"
+    assert "sky.jsonl, line 2: " in mistake(capsys, command, root, last)
+
+
+def test_what_the_system_refuses_ends_in_one_line(tmp_path, capsys, corpora):
+    (tmp_path / "file").write_text("")
+    assert "file" in mistake(capsys, "embed", corpora, tmp_path / "file" / "out")
+    assert "file" in mistake(capsys, "tokenize", corpora, tmp_path / "file" / "out", "--vocab-size", "300")
+    assert "file" in mistake(capsys, "histogram", corpora, "weather", "--output", tmp_path / "file" / "h.json")
+    assert "at least 257" in mistake(capsys, "tokenize", corpora, tmp_path / "out", "--vocab-size", "256")
+
+
+@pytest.mark.parametrize("option, value", [("--seed", "-1"), ("--dimensions", "0"), ("--fit-documents", "x")])
+def test_numbers_out_of_range_are_usage_errors(tmp_path, capsys, corpora, option, value):
+    with pytest.raises(SystemExit) as exit:
+        main(["embed", str(corpora), str(tmp_path), option, value])
+    assert exit.value.code == 2
+    assert option in capsys.readouterr().err

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_dga.atomic import atomic_write
+from lightning_dga.domains.kept import read_arrays
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -29,8 +30,7 @@ class Checkpoint:
     def kept(self, part: str, make: Callable[[], Arrays]) -> Arrays:
         """The arrays of a part: read where it was finished before, else made and kept."""
         if self.has(part):
-            with np.load(self._file(part), allow_pickle=False) as archive:
-                return dict(archive)
+            return read_arrays(self._file(part))
         arrays = make()
         if self._folder is not None:
             with atomic_write(self._file(part)) as stream:

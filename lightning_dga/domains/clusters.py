@@ -14,6 +14,7 @@ from lightning_dga.domains.cluster import check_clusters, default_levels, hierar
 from lightning_dga.domains.embed import EMBED, EMBEDDING, VECTORS
 from lightning_dga.domains.embedding import Embedding, load_embedding
 from lightning_dga.domains.errors import DomainsError
+from lightning_dga.domains.kept import read_array
 from lightning_dga.domains.stage import Stage, read_summary
 from lightning_dga.domains.tree import ClusterTree
 
@@ -65,7 +66,7 @@ def cluster_corpus(
         stage.discard()
     if stage.is_whole():
         return
-    vectors = np.load(folder / VECTORS, mmap_mode="r")
+    vectors = read_array(folder / VECTORS, "r")
     check_clusters(clusters, len(vectors))
     stage.begin()
     tree, labels = hierarchical_kmeans(
@@ -139,7 +140,7 @@ def load_clusters(folder: Path) -> Clusters:
     if clustered["settings"]["embedded"] != _embedded(folder):
         raise DomainsError(f"{folder}: embedded anew since it was clustered: dga-domains cluster --overwrite.")
     return Clusters(
-        np.load(folder / LABELS),
+        read_array(folder / LABELS),
         ClusterTree.load(folder / TREE),
         load_embedding(folder / EMBEDDING),
         embedded["documents"],

@@ -1,6 +1,5 @@
 """A corpus to vectors in a file: the first stage of a folder of domains."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from lightning_dga.atomic import write_json
 from lightning_dga.domains.embedding import Embedding, load_embedding, save_embedding
 from lightning_dga.domains.errors import DomainsError
+from lightning_dga.domains.kept import read_json
 from lightning_dga.domains.rows import RowFile
 from lightning_dga.domains.stage import Stage
 
@@ -68,7 +68,7 @@ def embed_corpus(
         save_embedding(folder / EMBEDDING, embedding.fit(sample))
         del sample
         write_json(counted, counts)
-    counts = json.loads(counted.read_text(encoding="utf-8"))
+    counts = read_json(counted)
     # as later readers will have it, also in the process that fitted it
     embedding = load_embedding(folder / EMBEDDING)
     total = sum(counts.values())

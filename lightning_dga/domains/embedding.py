@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_dga.atomic import atomic_write
+from lightning_dga.domains.kept import read_arrays
 from lightning_dga.domains.sentences import SentenceEmbedding
 from lightning_dga.domains.tfidf import TfidfEmbedding
 
@@ -50,6 +51,5 @@ def save_embedding(file: Path, embedding: Embedding) -> None:
 
 def load_embedding(file: Path) -> Embedding:
     """The embedding of a file that :func:`save_embedding` wrote."""
-    with np.load(file, allow_pickle=False) as archive:
-        state = dict(archive)
+    state = read_arrays(file)
     return EMBEDDINGS[str(state["kind"])].from_state(state)

@@ -1,12 +1,12 @@
 """An array on disk that is filled from the top, and that a killed process leaves usable."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_dga.atomic import write_json
+from lightning_dga.domains.kept import read_json
 
 
 class RowFile:
@@ -20,7 +20,7 @@ class RowFile:
 
     def __init__(self, file: Path, shape: tuple[int, int], progress: Path) -> None:
         self._progress = progress
-        self.done: int = json.loads(progress.read_text())["rows"] if progress.is_file() and file.is_file() else 0
+        self.done: int = read_json(progress)["rows"] if progress.is_file() and file.is_file() else 0
         mode = "r+" if self.done else "w+"
         self._array = np.lib.format.open_memmap(file, mode, dtype=np.float32, shape=None if self.done else shape)
         if self._array.shape != shape:

@@ -1,12 +1,12 @@
 """A stage of long work on a folder: begun once, gone on with after a kill, and marked when it is whole."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from lightning_dga.atomic import write_json
 from lightning_dga.domains.errors import DomainsError
+from lightning_dga.domains.kept import read_json
 
 
 class Stage:
@@ -36,7 +36,7 @@ class Stage:
         marker = _marker(self.folder, self.name)
         for file in (marker, self.partial / "settings.json"):
             if file.is_file():
-                self._compare(json.loads(file.read_text(encoding="utf-8"))["settings"], whole=file == marker)
+                self._compare(read_json(file).get("settings", {}), whole=file == marker)
         return marker.is_file()
 
     def begin(self) -> None:
@@ -60,9 +60,17 @@ class Stage:
             if old != new:
                 begun = "made" if whole else "begun"
                 raise DomainsError(
-                    f"{self.folder}: {self.name!r} was {begun} with {key} = {old!r}, not {new!r}. "
+                    f"{self.folder}: {self.name!r} was {begun} with {_difference(key, old, new)}. "
                     "Give the same settings, another folder, or --overwrite to make it anew."
                 )
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        # digests of many sources would say nothing to their reader
+        changed = sorted(name for name in set(old) | set(new) if old.get(name) != new.get(name))
+        return f"other {key} of {', '.join(changed)}"
+    return f"{key} = {old!r}, not {new!r}"
 
 
 def read_summary(folder: Path, name: str) -> dict[str, Any]:
@@ -78,8 +86,7 @@ def read_summary(folder: Path, name: str) -> dict[str, Any]:
             f"{folder}: {name!r}{begun or ' is not done'}: dga-domains {name}. "
             "A folder of domains is made by `dga-domains embed` and then `dga-domains cluster`."
         )
-    summary: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
-    return summary
+    return read_json(marker)
 
 
 def _marker(folder: Path, name: str) -> Path:

@@ -6,11 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.threads import one_thread
+from lightning_dga.domains.words import words
 
 
 class TfidfEmbedding:
     """TF-IDF of words, reduced by a truncated SVD to unit vectors: latent semantic indexing (Deerwester et al., 1990).
+
+    Words are as :func:`~lightning_dga.domains.words.words` has them, in languages without spaces too.
 
     Args:
         dimensions: Length of a vector; fewer where the documents do not span as many.
@@ -31,11 +35,19 @@ class TfidfEmbedding:
         """Learns the words and the directions from documents.
 
         Raises:
-            ValueError: If no document has a word.
+            DomainsError: If no document has a word.
         """
         from sklearn.utils.extmath import randomized_svd
 
-        counts = self._words.fit_transform(documents)
+        try:
+            counts = self._words.fit_transform(documents)
+        except ValueError as error:
+            if "empty vocabulary" not in str(error):
+                raise
+            raise DomainsError(
+                "No document has a word to compare it by: a word is two letters or digits, or one character of a "
+                "script that has no spaces."
+            ) from error
         dimensions = min(self._dimensions, *counts.shape)
         with one_thread():
             self._project = randomized_svd(counts, dimensions, random_state=self._seed)[2].T.astype(np.float32)
@@ -83,4 +95,4 @@ def _vectorizer(**arguments: Any) -> Any:
         from sklearn.feature_extraction.text import TfidfVectorizer
     except ImportError as error:
         raise ImportError("Embedding documents needs scikit-learn: pip install 'lightning-dga[cluster]'") from error
-    return TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **arguments)
+    return TfidfVectorizer(analyzer=words, sublinear_tf=True, dtype=np.float32, **arguments)

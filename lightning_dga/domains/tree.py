@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_dga.atomic import atomic_write
+from lightning_dga.domains.kept import read_arrays
 from lightning_dga.domains.kmeans import Vectors, nearest
 
 
@@ -58,9 +59,9 @@ class ClusterTree:
     @classmethod
     def load(cls, file: Path) -> "ClusterTree":
         """The tree of a file that :meth:`save` wrote."""
-        with np.load(file, allow_pickle=False) as archive:
-            levels = range(len(archive.files) // 2)
-            return cls([archive[f"centroids{i}"] for i in levels], [archive[f"first{i}"] for i in levels])
+        arrays = read_arrays(file)
+        levels = range(len(arrays) // 2)
+        return cls([arrays[f"centroids{i}"] for i in levels], [arrays[f"first{i}"] for i in levels])
 
 
 def members(labels: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64]]]:

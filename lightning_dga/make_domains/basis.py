@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning_dga.data.text import FolderDocuments
 from lightning_dga.domains import DomainsError, histogram_basis, load_clusters
-from lightning_dga.make_domains.target import add_target_set, target_set
+from lightning_dga.make_domains.target import add_target_set, placed_target
 
 _TARGET = "target"
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     if options.target is not None:
         if _TARGET in chosen:
             raise DomainsError(f"--target: there is a reference set named {_TARGET!r} already; name it otherwise.")
-        chosen[_TARGET] = clusters.place(target_set(options, options.folder))
+        chosen[_TARGET] = placed_target(options, options.folder, clusters)
     basis = histogram_basis(chosen, len(clusters))
     basis.save(options.output)
     print(f"{options.output}: {len(clusters):,} clusters, {len(basis.names)} distributions: {', '.join(basis.names)}.")

@@ -14,18 +14,19 @@ from pathlib import Path
 from lightning_dga.domains import cluster_corpus
 from lightning_dga.domains.kmeans import LIBRARIES, best_library
 from lightning_dga.domains.stage import read_summary
+from lightning_dga.make_domains.arguments import count, seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``dga-domains cluster`` is told."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where `dga-domains embed` left the vectors")
-    parser.add_argument("--clusters", type=int, required=True, metavar="K", help="how many")
-    parser.add_argument("--levels", type=int, help="levels of the hierarchy; 1 is plain k-means (64 children a node)")
+    parser.add_argument("--clusters", type=count, required=True, metavar="K", help="how many")
+    parser.add_argument("--levels", type=count, help="levels of the hierarchy; 1 is plain k-means (64 children a node)")
     parser.add_argument(
         "--library", choices=LIBRARIES, default=best_library(), help="what runs k-means (here: %(default)s)"
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="threads (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the first guesses (%(default)s)")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="threads (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the first guesses (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where FOLDER holds clusters")
 
 

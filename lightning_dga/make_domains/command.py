@@ -4,8 +4,6 @@ import argparse
 import sys
 from types import ModuleType
 
-from lightning_dga.data.errors import DataError
-from lightning_dga.domains import DomainsError
 from lightning_dga.make_domains import basis, cluster, embed, histogram, nearest, tokenize
 
 # each module has `add_arguments(parser)` and `run(options)`; its docstring is the help
@@ -37,6 +35,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         SUBCOMMANDS[options.command].run(options)
-    except (DataError, DomainsError, FileNotFoundError, ImportError) as error:
-        print(f"dga-domains: {error}", file=sys.stderr)
+    # `DataError`, `DomainsError` and what arguments out of range raise are `ValueError`s
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        print(f"dga-domains: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("dga-domains: interrupted; the same command goes on with what is finished.", file=sys.stderr)
+        sys.exit(130)

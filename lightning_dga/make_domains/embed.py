@@ -11,19 +11,23 @@ from typing import Any
 
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text import FolderDocuments, folder_domains
+from lightning_dga.data.text.document_stream import is_text
+from lightning_dga.data.text.fingerprint import fingerprint
+from lightning_dga.data.text.listing import list_files
 from lightning_dga.domains import SentenceEmbedding, TfidfEmbedding, embed_corpus
 from lightning_dga.domains.embedding import Embedding
 from lightning_dga.domains.sentences import MINILM
+from lightning_dga.make_domains.arguments import count, seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What ``dga-domains embed`` is told."""
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the corpus")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the domains are made")
-    parser.add_argument("--dimensions", type=int, default=64, help="length of a TF-IDF + SVD vector (%(default)s)")
-    parser.add_argument("--max-features", type=int, default=20_000, help="words of TF-IDF (%(default)s)")
+    parser.add_argument("--dimensions", type=count, default=64, help="length of a TF-IDF + SVD vector (%(default)s)")
+    parser.add_argument("--max-features", type=count, default=20_000, help="words of TF-IDF (%(default)s)")
     parser.add_argument(
-        "--fit-documents", type=int, default=100_000, help="documents that TF-IDF + SVD is fitted on (%(default)s)"
+        "--fit-documents", type=count, default=100_000, help="documents that TF-IDF + SVD is fitted on (%(default)s)"
     )
     parser.add_argument(
         "--model",
@@ -34,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(without a value: %(const)s)",
     )
     parser.add_argument("--device", help="where that model runs, as cpu or cuda (the best there is)")
-    parser.add_argument("--seed", type=int, default=0, help="of the SVD and of what it is fitted on (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the SVD and of what it is fitted on (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="begin anew where FOLDER holds vectors")
 
 
@@ -57,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     settings = {
         **how,
         "root": str(options.root.resolve()),
-        "bytes": {name: _bytes(documents) for name, documents in sources.items()},
+        "files": {name: _fingerprint(documents) for name, documents in sources.items()},
     }
     embed_corpus(
         sources,
@@ -72,7 +76,6 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.folder / 'embeddings.npy'} is whole. Next: dga-domains cluster {options.folder} --clusters K")
 
 
-def _bytes(documents: FolderDocuments) -> int:
+def _fingerprint(documents: FolderDocuments) -> str:
     """By which a corpus that changed is noticed."""
-    files = [documents.path] if documents.path.is_file() else documents.path.rglob("*")
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return fingerprint(list_files(documents.path, is_text))

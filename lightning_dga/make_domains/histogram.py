@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 
 from lightning_dga.atomic import atomic_write, write_json
 from lightning_dga.data.text import folder_corpus
+from lightning_dga.data.text.document_stream import is_text
+from lightning_dga.data.text.fingerprint import fingerprint
+from lightning_dga.data.text.folder_corpus import corpus_entries
+from lightning_dga.data.text.listing import list_files
 from lightning_dga.domains import (
     DomainsError,
     TfidfEmbedding,
@@ -25,7 +29,7 @@ from lightning_dga.domains import (
     load_clusters,
     nearest_domain_histogram,
 )
-from lightning_dga.make_domains.target import add_target, target_set
+from lightning_dga.make_domains.target import add_target, placed_target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +44,6 @@ def run(options: argparse.Namespace) -> None:
     (_of_clusters if is_clustered(options.folder) else _of_named_domains)(options)
 
 
-# every look at a config that holds it asks again; kept here, by its own name, it can be sent to a job of a cluster
-@cache
 def target_histogram(
     root: str | Path, target: str, target_documents: int | None = None, target_seed: int = 0
 ) -> dict[str, float]:
@@ -53,6 +55,15 @@ def target_histogram(
         target_documents: How many of its documents are the target set.
         target_seed: Selects them.
     """
+    # every look at a config that holds it asks again; what was counted is counted anew where a file has changed since
+    files = fingerprint(file for path in corpus_entries(Path(root)).values() for file in list_files(path, is_text))
+    return dict(_counted(root, target, target_documents, target_seed, files))
+
+
+@cache
+def _counted(
+    root: str | Path, target: str, target_documents: int | None, target_seed: int, files: str
+) -> dict[str, float]:
     corpus = folder_corpus(root, target, target_documents=target_documents, target_seed=target_seed)
     embedding = TfidfEmbedding().fit(chain.from_iterable(corpus.domains.values()))
     return nearest_domain_histogram(corpus.domains, corpus.target, embedding)
@@ -68,7 +79,7 @@ def _of_named_domains(options: argparse.Namespace) -> None:
 
 def _of_clusters(options: argparse.Namespace) -> None:
     clusters = load_clusters(options.folder)
-    histogram = label_histogram(clusters.place(target_set(options, options.folder)), len(clusters))
+    histogram = label_histogram(placed_target(options, options.folder, clusters), len(clusters))
     used = np.flatnonzero(histogram)
     print(f"The target falls into {len(used):,} of {len(clusters):,} clusters.", file=sys.stderr)
     if options.output is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from lightning_dga.atomic import write_json
 from lightning_dga.domains import Basis, DomainsError, label_histogram, load_clusters, reference_similarities
 from lightning_dga.make_domains.histogram import save_shares
-from lightning_dga.make_domains.target import add_target, target_set
+from lightning_dga.make_domains.target import add_target, placed_target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
         raise DomainsError(
             f"{options.basis} is over {len(basis.matrix)} clusters, {options.folder} has {len(clusters)}."
         )
-    histogram = label_histogram(clusters.place(target_set(options, options.folder)), len(clusters))
+    histogram = label_histogram(placed_target(options, options.folder, clusters), len(clusters))
     similarities = reference_similarities(histogram, basis, clusters.tree.leaves)
     print(json.dumps(similarities, indent=2))
     nearest = next(iter(similarities))

@@ -1,10 +1,16 @@
 """What subcommands are told of a target."""
 
 import argparse
+import sys
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lightning_dga.data.text import folder_target
+from lightning_dga.domains import Clusters, DomainsError
 from lightning_dga.domains.stage import read_summary
+from lightning_dga.make_domains.arguments import seed
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +24,31 @@ def add_target_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target-documents", type=int, metavar="N", help="keep N documents of the target set (data.target_documents)"
     )
-    parser.add_argument("--target-seed", type=int, default=0, help="which ones (data.target_seed; %(default)s)")
+    parser.add_argument("--target-seed", type=seed, default=0, help="which ones (data.target_seed; %(default)s)")
     parser.add_argument("--root", type=Path, help="the folder of the corpus, where it has moved since it was embedded")
+
+
+def placed_target(options: argparse.Namespace, folder: Path, clusters: Clusters) -> NDArray[np.int64]:
+    """The cluster of each document of the target set that has a word which the corpus has too, ``[m]``.
+
+    Raises:
+        DomainsError: If none has; nothing is known of the target then, least of all that it is one cluster.
+    """
+    documents = target_set(options, folder)
+    known: NDArray[np.bool_] = np.any(clusters.embedding(documents), axis=1)
+    if not known.any():
+        raise DomainsError(
+            f"Target {options.target!r}: none of its {len(documents)} documents has a word that the corpus of {folder} "
+            "has, so that they fall into no cluster."
+        )
+    if not known.all():
+        left_out = len(documents) - int(known.sum())
+        print(
+            f"dga-domains: {left_out} of {len(documents)} documents of the target have no word that the corpus has, "
+            "and are left out.",
+            file=sys.stderr,
+        )
+    return clusters.place(document for document, kept in zip(documents, known, strict=True) if kept)
 
 
 def target_set(options: argparse.Namespace, folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from lightning_dga.data.text.bin_builder import build_bins
+from lightning_dga.make_domains.arguments import count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,16 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "root", type=Path, help="a folder of <domain> and target_<name>: .jsonl, .parquet, .txt, .gz, …"
     )
     parser.add_argument("output", type=Path, help="the folder to write to")
-    parser.add_argument("--vocab-size", type=int, default=32_768, help="most token ids (default: %(default)s)")
+    parser.add_argument("--vocab-size", type=count, default=32_768, help="most token ids (default: %(default)s)")
     parser.add_argument(
         "--tokenizer", type=Path, help="use this tokenizer.json, or that of this folder, and train none"
     )
     parser.add_argument("--end-of-text", metavar="TOKEN", help="its token that separates documents, if none is found")
     parser.add_argument(
-        "--training-documents", type=int, help="of each domain, to train the tokenizer on; default: all"
+        "--training-documents", type=count, help="of each domain, to train the tokenizer on; default: all"
     )
     parser.add_argument("--field", default="text", help="key or column of the text (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that tokenize (default: %(default)s)")
+    parser.add_argument("--workers", type=count, default=1, help="processes that tokenize (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from lightning_dga.atomic import atomic_write, write_json
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.document_stream import DocumentStream
 from lightning_dga.data.text.encoder import DocumentEncoder
+from lightning_dga.data.text.fingerprint import fingerprint
 from lightning_dga.data.text.folder_corpus import TARGET, corpus_entries
 from lightning_dga.data.text.packing import token_dtype
 from lightning_dga.data.text.split import Split
@@ -35,6 +36,8 @@ T = TypeVar("T")
 TOKENIZER = "tokenizer.json"
 _SETTINGS = "settings.json"
 _PARTS = "parts"
+# 2: settings that tell of files that were written again
+_FORMAT = 2
 _MOST_PARTS = 1024
 _DOCUMENTS_AT_ONCE = 1000
 
@@ -67,7 +70,8 @@ def build_bins(
 
     Args:
         root: A folder of domains and targets, as :func:`~lightning_dga.data.text.folder_corpus` reads it.
-        output: The folder to write to. If it holds part of the same work, that is not done again.
+        output: The folder to write to. If it holds part of the same work, that is not done again; files are the same
+            while their names, sizes and times are.
         vocab_size: Most token ids of the tokenizer that is trained.
         tokenizer: One to use in its place, as of :class:`~lightning_dga.data.text.DocumentEncoder`, such as the path of
             a ``tokenizer.json``; it is copied to ``output``, without truncation and padding.
@@ -118,26 +122,55 @@ def _settings(
     given = None
     if encoder is not None:
         given = hashlib.sha256(f"{encoder.end_of_text} {encoder.tokenizer.to_str()}".encode()).hexdigest()
-    sources = {name: [[s.url, s.begin, s.end] for s in stream.splits] for name, stream in streams.items()}
-    digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()
+    files = {name: _fingerprint(stream) for name, stream in streams.items()}
     trained = {"vocab_size": vocab_size, "training_documents": training} if encoder is None else {}
-    return {"format": 1, "field": field, "tokenizer": given, **trained, "files": digest}
+    return {"format": _FORMAT, "field": field, "tokenizer": given, **trained, "files": files}
+
+
+def _fingerprint(stream: DocumentStream) -> str:
+    # parts too: what is finished of one is found by its number
+    parts = json.dumps([[split.begin, split.end] for split in stream.splits])
+    files = fingerprint(dict.fromkeys(split.url for split in stream.splits))
+    return hashlib.sha256(f"{files} {parts}".encode()).hexdigest()
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
     """Makes the folder hold this work, or finds that it does already."""
     file = output / _SETTINGS
     if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != settings:
+        if difference := _difference(_read_settings(file), settings):
             raise DataError(
-                f"{output} holds token ids of other files, or made with other settings ({file}). Remove it, or choose "
-                "another folder."
+                f"{output} holds token ids of other files, or made with other settings ({file}): {difference}. Remove "
+                "it, or choose another folder."
             )
         return
     if output.is_dir() and any(output.iterdir()):
         raise DataError(f"{output} holds other files; choose a new or an empty folder.")
     output.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read ({error}); remove its folder, or choose another.") from error
+    if not isinstance(settings, dict) or settings.get("format") != _FORMAT:
+        raise DataError(f"{file} is of another version of lightning-dga; remove its folder, or choose another.")
+    return settings
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What a user is to be told of settings that are not the same; empty if they are."""
+    for key in [key for key in {**old, **new} if key != "files"]:
+        if old.get(key) != new.get(key):
+            return f"{key} was {old.get(key)!r}, and is {new.get(key)!r}"
+    before, now = old["files"], new["files"]
+    for names, what in ((now.keys() - before.keys(), "new"), (before.keys() - now.keys(), "gone")):
+        if names:
+            return f"{', '.join(sorted(names))} {'is' if len(names) == 1 else 'are'} {what}"
+    changed = [name for name in now if now[name] != before[name]]
+    return f"the files of {', '.join(changed)} have changed since" if changed else ""
 
 
 def _make_tokenizer(

@@ -117,7 +117,7 @@ def test_killed_it_goes_on(root, tmp_path):
 
 def test_a_folder_of_other_work_is_not_touched(root, tmp_path):
     build_bins(root, tmp_path / "bins", vocab_size=300)
-    with pytest.raises(DataError, match="made with other settings"):
+    with pytest.raises(DataError, match=r"made with other settings.*vocab_size was 300, and is 301"):
         build_bins(root, tmp_path / "bins", vocab_size=301)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
@@ -216,3 +216,57 @@ def test_a_tokenizer_that_did_not_make_the_files_is_noticed(root, tmp_path):
     file.write_text(file.read_text() + "\n")
     with pytest.raises(DataError, match=r"sea\.bin: made with another tokenizer"):
         token_bins_mixture(tmp_path / "bins", "weather", batch_size=1, context_length=4)
+
+
+@pytest.mark.parametrize("name", ["sea.jsonl", "sky.jsonl.gz", "soil/003.txt", "target_weather.jsonl"])
+def test_sources_that_were_written_again_are_noticed(root, tmp_path, name):
+    build_bins(root, tmp_path / "bins", vocab_size=300)
+    before = contents(tmp_path / "bins")
+    file = root / name
+    content = file.read_bytes()
+    # of the same length, so that only its time tells
+    file.write_bytes(gzip.compress(gzip.decompress(content).replace(b"word", b"deed")) if "gz" in name else content)
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 10_000_000))
+    domain = name.partition("/")[0].partition(".")[0]
+    with pytest.raises(DataError, match=rf"the files of {domain} have changed since.*Remove it"):
+        build_bins(root, tmp_path / "bins", vocab_size=300)
+    assert contents(tmp_path / "bins") == before
+    build_bins(root, tmp_path / "others", vocab_size=300)
+
+
+def test_sources_that_came_or_went_are_noticed(root, tmp_path):
+    build_bins(root, tmp_path / "bins", vocab_size=300)
+    (root / "moon.jsonl").write_text('{"text": "a"}')
+    with pytest.raises(DataError, match="moon is new"):
+        build_bins(root, tmp_path / "bins", vocab_size=300)
+    (root / "moon.jsonl").unlink()
+    (root / "soil" / "119.txt").rename(root / "soil" / "120.txt")
+    with pytest.raises(DataError, match="the files of soil have changed"):
+        build_bins(root, tmp_path / "bins", vocab_size=300)
+    (root / "soil" / "120.txt").rename(root / "soil" / "119.txt")
+    (root / "sea.jsonl").rename(tmp_path / "sea.jsonl")
+    with pytest.raises(DataError, match="sea is gone"):
+        build_bins(root, tmp_path / "bins", vocab_size=300)
+    (tmp_path / "sea.jsonl").rename(root / "sea.jsonl")
+    build_bins(root, tmp_path / "bins", vocab_size=300)
+
+
+def test_sources_that_change_between_an_interruption_and_the_next_try_are_noticed(root, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(bin_builder, "_tokenize", _interrupts)
+        build_bins(root, tmp_path / "bins", vocab_size=300)
+    (root / "sea.jsonl").write_text('{"text": "other"}\n')
+    with pytest.raises(DataError, match="the files of sea have changed since"):
+        build_bins(root, tmp_path / "bins", vocab_size=300)
+
+
+def _interrupts(part):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 1, "files": "0"}'])
+def test_settings_of_another_version_or_damaged(root, tmp_path, content):
+    build_bins(root, tmp_path / "bins", vocab_size=300)
+    (tmp_path / "bins" / "settings.json").write_text(content)
+    with pytest.raises(DataError, match=r"settings\.json .*remove its folder"):
+        build_bins(root, tmp_path / "bins", vocab_size=300)

@@ -1,0 +1,26 @@
+"""Numbers as arguments of a command: those out of range are usage errors."""
+
+import argparse
+
+
+def count(text: str) -> int:
+    """An integer of at least 1."""
+    return _at_least(1, text)
+
+
+def seed(text: str) -> int:
+    """A seed, as numpy and scikit-learn take one: from 0 to 2**32 - 1."""
+    number = _at_least(0, text)
+    if number >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text} is not below 2**32")
+    return number
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer") from None
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
+    return number
