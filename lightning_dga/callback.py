@@ -394,11 +394,15 @@ class DynamicGradientAlignment(Callback):
         searches, self._scale = 1 <= scale < self._scale, scale
         self._not_finite = 0 if searches else self._not_finite + 1
         why = f"; the loss scale still falls, to {scale:g}" if searches else ""
-        rank_zero_warn(f"The target gradient is not finite at step {step}{why}; the mixture stays as it is.")
+        rank_zero_warn(
+            f"The target gradient is not finite at step {step}{why}, or a target batch was given no loss; the mixture "
+            "stays as it is."
+        )
         if self._not_finite == _MOST_NOT_FINITE:
             raise FloatingPointError(
                 f"The target gradient was not finite in {_MOST_NOT_FINITE} alignments in a row, the last after "
-                f"step {step}: the model is lost. Go back to an earlier checkpoint, with a lower learning rate."
+                f"step {step}: the model is lost, or no target batch is given a loss. Go back to an earlier "
+                "checkpoint, with a lower learning rate, or define an `alignment_loss(batch)` that has one."
             )
 
     @override

@@ -243,7 +243,7 @@ class Measurer:
     @contextmanager
     def _measurement(self, trainer: Any, pl_module: Any, update: int, target: int = 0) -> Iterator[Measurement]:
         settings, mixture = self._settings, _mixture(trainer)
-        with isolated(pl_module), _loggers_muted(trainer):
+        with isolated(pl_module, _reachable(trainer)), _loggers_muted(trainer):
             trainable = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
             pattern = re.compile(settings.parameters or "")
             if not any(pattern.search(name) for name, _ in trainable):
@@ -323,12 +323,18 @@ def _transfer(trainer: Any, pl_module: Any, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
+def _reachable(trainer: Any) -> list[Any]:
+    """What a ``training_step`` gets by ``self.optimizers()`` and ``self.lr_schedulers()``, and may move by hand."""
+    schedulers = [config.scheduler for config in trainer.strategy.lr_scheduler_configs]
+    return [*trainer.optimizers, *schedulers]
+
+
 @contextmanager
 def _loggers_muted(trainer: Any) -> Iterator[None]:
-    """A ``training_step`` that writes to its logger directly writes to nobody."""
-    loggers = trainer.loggers
+    """A ``training_step`` that writes to its logger directly writes to nobody, and one that ends the run does not."""
+    loggers, should_stop = trainer.loggers, trainer.should_stop
     trainer.loggers = [DummyLogger() for _ in loggers]
     try:
         yield
     finally:
-        trainer.loggers = loggers
+        trainer.loggers, trainer.should_stop = loggers, should_stop

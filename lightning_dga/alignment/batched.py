@@ -134,7 +134,8 @@ class _Passes:
             losses = loss.of_samples(probe.batch)
             leaves = [leaf, *(measurement.parameters[index] for index in rest)]
             visit_gradients(losses.sum() * loss.scale, leaves, visit, self._bystanders_of(leaves))
-        return dots / loss.scale, losses.detach()
+        # one value where the step skipped the batch
+        return dots / loss.scale, losses.detach().expand(len(leaf))
 
     def _attach(self, leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         return attached(layer, x, y, leaf, partial(self._directions.contract, layer))

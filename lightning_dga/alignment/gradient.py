@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_dga.alignment.estimator import EstimatorRefusal
+from lightning_dga.alignment.writes import undo_writes
 from lightning_dga.distributed import holders, is_sharded, local_part
 
 Visit = Callable[[int, Tensor], None]
@@ -60,7 +61,7 @@ class FlatGradient:
             visited.add(index)
 
         visit_gradients(loss, self.parameters, add, self._bystanders)
-        if self.sharded and not any(is_sharded([self.parameters[index]]) for index in visited):
+        if self.sharded and loss.requires_grad and not any(is_sharded([self.parameters[index]]) for index in visited):
             raise EstimatorRefusal(
                 "No gradient reached the sharded parameters. FSDP2 keeps gradients to itself while "
                 "`set_requires_gradient_sync(False)` holds: call it with True before the optimizer steps."
@@ -97,15 +98,20 @@ def visit_gradients(
     """Hands each parameter's gradient to ``visit(index, gradient)`` as the backward pass finishes it, then drops it.
 
     A plain ``autograd.grad`` would hold the gradients of all parameters until its end, one more copy of the model. A
-    parameter that the loss does not depend on is not visited. ``.grad`` is as it was, that of ``bystanders``, which the
-    loss depends on as well, included.
+    parameter that the loss does not depend on is not visited, nor any for a loss without a graph. ``.grad`` is as it
+    was, that of ``bystanders``, which the loss depends on as well, included. What the loss wrote in place is undone.
     """
-    if is_sharded(parameters):
-        _visit_sharded(loss, parameters, visit, bystanders)
-    elif _is_checkpointed_reentrantly(loss):
-        _visit_accumulated(loss, parameters, visit, bystanders)
-    else:
-        _visit_captured(loss, parameters, visit)
+    if not loss.requires_grad:
+        return
+    try:
+        if is_sharded(parameters):
+            _visit_sharded(loss, parameters, visit, bystanders)
+        elif _is_checkpointed_reentrantly(loss):
+            _visit_accumulated(loss, parameters, visit, bystanders)
+        else:
+            _visit_captured(loss, parameters, visit)
+    finally:
+        undo_writes()
 
 
 def total(dots: Iterable[Tensor], like: Tensor) -> Tensor:

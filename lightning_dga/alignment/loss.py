@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LossFunction = Callable[[nn.Module, Any], Tensor]
+from lightning_dga.alignment.writes import loss_measured
+
+LossFunction = Callable[[nn.Module, Any], Tensor | None]
 
 
 def find_loss(module: nn.Module, loss_fn: LossFunction | None = None) -> LossFunction:
@@ -57,22 +59,27 @@ class ProbeLoss:
         self._loss = loss
         self._forward_context = forward_context
         self._transfer = transfer
+        self._any = False
 
     def __call__(self, batch: Any, *, with_graph: bool = True) -> Tensor:
         """The mean loss of a batch, a scalar of at least float32; not scaled yet.
+
+        A step that returns no loss, as Lightning allows it to skip a batch, gives NaN without a graph.
 
         Args:
             batch: Collated samples.
             with_graph: Whether a backward pass will follow.
 
         Raises:
-            TypeError: If the loss is not a tensor.
+            TypeError: If the loss is not a tensor, or never was one.
             ValueError: If it is neither a scalar nor one loss per sample, or depends on no trainable parameter.
         """
         return self._measure(batch, with_graph=with_graph).mean()
 
     def of_samples(self, batch: Any, *, with_graph: bool = True) -> Tensor:
         """The loss of each sample of a batch, ``[n]``, of at least float32; not scaled yet.
+
+        Where there is no loss, it is one NaN, ``[1]``, without a graph.
 
         Args:
             batch: Collated samples.
@@ -99,8 +106,13 @@ class ProbeLoss:
 
     def _measure(self, batch: Any, *, with_graph: bool) -> Tensor:
         batch = self._transfer(batch)
-        with self._forward_context():
+        with self._forward_context(), loss_measured(with_graph=with_graph):
             loss = self._loss(self._module, batch)
+        # a function of one's own that has never returned anything rather lacks its `return`
+        skipped = loss is None and (self._any or uses_training_step(self._loss))
+        if skipped or (isinstance(loss, Tensor) and loss.numel() == 0):
+            device = next(self._module.parameters()).device
+            return torch.full((1,), torch.nan, device=device)
         if not isinstance(loss, Tensor):
             raise TypeError(
                 f"The loss to align is a {type(loss).__name__}, expected a tensor. Define `alignment_loss(batch)` on "
@@ -109,6 +121,7 @@ class ProbeLoss:
         if loss.ndim > 1 or (with_graph and not loss.requires_grad):
             what = f"has shape {tuple(loss.shape)}" if loss.ndim > 1 else "does not depend on any trainable parameter"
             raise ValueError(f"The loss to align {what}; return a scalar mean or one loss per sample, with its graph.")
+        self._any = True
         return loss.double() if loss.dtype.itemsize == 8 else loss.float()
 
 
@@ -116,15 +129,15 @@ class MeanLossError(ValueError):
     """One loss per sample is needed, and the module gives their mean."""
 
 
-def _alignment_loss(module: Any, batch: Any) -> Tensor:
+def _alignment_loss(module: Any, batch: Any) -> Any:
     return module.alignment_loss(batch)
 
 
-def training_step_loss(module: Any, batch: Any) -> Tensor:
-    """The loss that the module's own ``training_step`` returns for a batch."""
+def training_step_loss(module: Any, batch: Any) -> Any:
+    """The loss that the module's own ``training_step`` returns for a batch; ``None`` where it skips the batch."""
     arguments = [batch, 0][: _positional_parameters(module.training_step)]
     output = module.training_step(*arguments)
-    return output["loss"] if isinstance(output, Mapping) else output
+    return output.get("loss") if isinstance(output, Mapping) else output
 
 
 def _positional_parameters(function: Callable[..., Any]) -> int:

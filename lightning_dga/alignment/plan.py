@@ -187,6 +187,9 @@ class _Trial:
             losses = self._measurement.loss.of_samples(probe.batch)
         except MeanLossError as error:
             raise EstimatorRefusal(str(error)) from error
+        if not losses.requires_grad and losses.isnan().all():
+            # the step skipped the batch
+            return losses.expand(len(probe.domains))
         if len(losses) != len(probe.domains):
             raise ValueError(
                 f"The loss to align has {len(losses)} values for a batch of {len(probe.domains)} samples; return one "

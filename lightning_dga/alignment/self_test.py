@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement
-from lightning_dga.alignment.gradient import gradients_set_aside
+from lightning_dga.alignment.gradient import visit_gradients
 from lightning_dga.alignment.loss import ProbeLoss
 from lightning_dga.alignment.probes import ProbeBatch, Probes
 from lightning_dga.alignment.step_estimator import StepEstimator
@@ -76,8 +76,8 @@ class RehearsedStep:
             for probe in probes.by_domain() if self._pure else probes.mixed():
                 estimator.watch(probe.domains, factor=self._loss.scale)
                 loss = self._loss(probe.batch) * self._loss.scale
-                with gradients_set_aside([*measurement.parameters, *measurement.bystanders]):
-                    loss.backward()
+                # not `backward()`, whose gradients DistributedDataParallel would count as training's
+                visit_gradients(loss, measurement.parameters, lambda *_: None, measurement.bystanders)
                 estimator.unwatch(loss.detach())
             return estimator.finish(measurement.step)
         finally:

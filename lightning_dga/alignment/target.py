@@ -31,7 +31,7 @@ def target_gradient(measurement: Measurement) -> TargetGradient | None:
     Where parameters are sharded the backward passes sum over processes, and all read all samples, in lockstep.
 
     Returns:
-        The gradient; ``None`` where it is not finite, on every process.
+        The gradient; ``None`` where it or the loss is not finite, or there is no loss, on every process.
     """
     gradient = FlatGradient(measurement.parameters, measurement.bystanders)
     loss = measurement.loss
@@ -50,9 +50,9 @@ def target_gradient(measurement: Measurement) -> TargetGradient | None:
             sum_over_processes_(buffer)
         buffer.div_(samples / copies)
     squared_norm = _squared_norm(gradient, measurement.preconditioner)
-    return (
-        TargetGradient(gradient, total_loss / samples, math.sqrt(squared_norm)) if math.isfinite(squared_norm) else None
-    )
+    if not (math.isfinite(squared_norm) and math.isfinite(total_loss)):
+        return None
+    return TargetGradient(gradient, total_loss / samples, math.sqrt(squared_norm))
 
 
 def target_loss(measurement: Measurement) -> float:

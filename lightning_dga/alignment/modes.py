@@ -1,0 +1,178 @@
+"""In which mode a model's modules run while it is measured."""
+
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from inspect import signature
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
+
+_CHECKPOINTS = re.compile(
+    r"checkpoint(ing|ed|s)?(_sequential|_fn|_func|_wrapper|_blocks|_layers)?$|remat|(^|_)ckpt$|^with_cp$"
+)
+# methods of every LightningModule that are about files
+_FILES = re.compile(r"(^|_)(save|load|from)_")
+_LIBRARIES = frozenset({"torch", "lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "builtins"})
+_NOISE = re.compile(r"drop|stochasticdepth|noise", re.IGNORECASE)
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, but for what needs training mode to have a backward pass, or to have one within memory.
+
+    Evaluation mode takes dropout's noise out of the gradients, and keeps the samples of a batch apart in normalisation
+    layers that would mix them. In training mode, without dropout, are recurrent layers, for which cuDNN has no backward
+    pass in evaluation mode, and modules that checkpoint their activations in training mode only.
+    """
+    with _modes(module, [child for child in module.modules() if _needs_training(child)]):
+        yield
+
+
+@contextmanager
+def training(module: nn.Module) -> Iterator[None]:
+    """Training mode as far as it adds no noise and mixes no samples: torch's own layers, and dropouts, do not train.
+
+    What the code of a user's module does only in training mode, it does here.
+    """
+    with _modes(module, [child for child in module.modules() if isinstance(child, nn.RNNBase) or not _is_noisy(child)]):
+        yield
+
+
+@contextmanager
+def checkpoints_without_reentrance() -> Iterator[None]:
+    """Checkpointing with ``use_reentrant=True`` is done in the other way, which allows gradients of chosen tensors.
+
+    The reentrant way accumulates into ``.grad`` whatever was asked for. There wait the hooks of
+    ``DistributedDataParallel``, which counts how often each parameter gets a gradient and would count probes too.
+    """
+
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve_rng_state)
+
+    with patch.object(CheckpointFunction, "apply", apply):
+        yield
+
+
+@contextmanager
+def _modes(module: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
+    before = [(child, child.training) for child in module.modules()]
+    trained = list(training)
+    dropouts = [(child, _dropouts(child)) for child in trained]
+    with ExitStack() as stack:
+        try:
+            for child, _ in before:
+                child.training = False
+            for child, own in dropouts:
+                child.training = True
+                vars(child).update(dict.fromkeys(own, 0.0))
+            if any(not isinstance(child, nn.RNNBase) for child in trained):
+                stack.enter_context(_functions_without_noise())
+            yield
+        finally:
+            for child, own in dropouts:
+                vars(child).update(own)
+            for child, mode in before:
+                child.training = mode
+
+
+def _dropouts(module: nn.Module) -> dict[str, float]:
+    """Attributes that hold a probability of dropping something, layers and paths included."""
+    return {name: value for name, value in vars(module).items() if type(value) is float and "drop" in name.lower()}
+
+
+def _is_noisy(module: nn.Module) -> bool:
+    kind = type(module)
+    return kind.__module__.split(".")[0] == "torch" or bool(_NOISE.search(kind.__name__))
+
+
+def _needs_training(module: nn.Module) -> bool:
+    if isinstance(module, nn.RNNBase):
+        return True
+    if type(module).__module__.split(".")[0] == "torch":
+        return False
+    attributes = {name: value for base in reversed(type(module).__mro__) for name, value in vars(base).items()}
+    # a number, as of the layers to checkpoint, is a flag too
+    flags = [
+        value
+        for name, value in {**attributes, **vars(module)}.items()
+        if isinstance(value, (bool, int)) and _CHECKPOINTS.search(name) and not _FILES.search(name)
+    ]
+    return any(flags) if flags else _checkpoints_in_training(type(module))
+
+
+def _checkpoints_in_training(kind: type) -> bool:
+    """Whether the code of a class speaks of checkpointing as well as of training mode."""
+    names = {name for base in kind.__mro__ for name in _names_in(base)}
+    speaks = any(_CHECKPOINTS.search(name) and not _FILES.search(name) for name in names)
+    return speaks and "training" in names
+
+
+def _names_in(kind: type) -> Sequence[str]:
+    if kind.__module__.split(".")[0] in _LIBRARIES:
+        return ()
+    if kind not in _names:
+        found: list[str] = []
+        waiting: list[Any] = [
+            getattr(getattr(member, "__wrapped__", member), "__code__", None)
+            for value in vars(kind).values()
+            for member in (getattr(value, "__func__", value), getattr(value, "fget", None))
+        ]
+        while waiting:
+            code = waiting.pop()
+            if isinstance(code, types.CodeType):
+                found += code.co_names
+                waiting += code.co_consts
+        _names[kind] = tuple(found)
+    return _names[kind]
+
+
+_names: dict[type, Sequence[str]] = {}
+
+_DROPOUTS = {
+    F: ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),
+    torch: ("dropout", "dropout_", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"),
+}
+_WITH_A_MODE = ("batch_norm", "multi_head_attention_forward", "rrelu")
+
+
+@contextmanager
+def _functions_without_noise() -> Iterator[None]:
+    """Functional dropout, as modules that are kept in training mode call it, does nothing.
+
+    A mode of torch that overrides functions would not do: it is not in force while a backward pass recomputes.
+    """
+    with ExitStack() as stack:
+        for owner, names in _DROPOUTS.items():
+            for name in names:
+                stack.enter_context(patch.object(owner, name, _nothing_dropped))
+        for name in _WITH_A_MODE:
+            stack.enter_context(patch.object(F, name, partial(_in_evaluation_mode, getattr(F, name))))
+        attention = F.scaled_dot_product_attention
+        stack.enter_context(patch.object(F, "scaled_dot_product_attention", partial(_attention, attention)))
+        yield
+
+
+def _nothing_dropped(input: Tensor, *_: Any, **__: Any) -> Tensor:
+    return input
+
+
+def _in_evaluation_mode(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    given = signature(function).bind(*args, **kwargs)
+    # without running statistics there is no other mode
+    if given.arguments.get("running_mean", function) is not None:
+        given.arguments["training"] = False
+    return function(*given.args, **given.kwargs)
+
+
+def _attention(
+    function: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0, *args: Any, **kwargs: Any,
+) -> Tensor:  # fmt: skip
+    return function(query, key, value, attn_mask, 0.0, *args, **kwargs)
