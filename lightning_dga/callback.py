@@ -342,6 +342,7 @@ class DynamicGradientAlignment(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._measurer.end_batch()
         if self._steps.after_batch(trainer, pl_module) and self._is_due(self._steps.done):
             self._update(trainer, pl_module)
 
@@ -407,6 +408,8 @@ class DynamicGradientAlignment(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        # a hook that skips the rest of an epoch leaves its batch without an end
+        self._measurer.end_batch()
         self._refresh_target_loss(trainer, pl_module)
 
     @override

@@ -107,6 +107,11 @@ class Measurer:
                 f"`estimator='{_name(self.estimator)}'` sees the domains' samples in a training step: it can measure "
                 "neither mixtures of domains, nor several targets. Use `estimator='auto'`."
             )
+        if isinstance(self.estimator, StepEstimator) and not self._steps_can_be_watched(trainer, pl_module):
+            raise MisconfigurationException(
+                f"`estimator='{_name(self.estimator)}'` sees the one backward pass of a training step: it cannot watch "
+                "manual optimization or several optimizers. Use `estimator='auto'`."
+            )
         with self._measurement(trainer, pl_module, update) as measurement:
             self._choose(trainer, measurement, period)
             step = _training_step(trainer, period)
@@ -158,6 +163,11 @@ class Measurer:
         if self._open and isinstance(self._in_use, StepEstimator) and self._loss is not None:
             self._in_use.unwatch(self._loss)
         self._loss = None
+
+    def end_batch(self) -> None:
+        """Ends the watch of a batch that had no backward pass: one that its step, or a hook before it, skipped."""
+        if isinstance(self._in_use, StepEstimator):
+            self._in_use.unwatch(None)
 
     def measure(
         self, trainer: Any, pl_module: Any, update: int, period: int, earlier: Alignments | None
@@ -259,6 +269,7 @@ class Measurer:
                 probes=mixture.probes(update, settings.probe_batch_size, target=target, mixtures=self.mixtures),
                 num_domains=len(mixture.domain_names if self.mixtures is None else self.mixtures),
                 step=trainer.global_step,
+                training_loss=probe_loss(trainer, pl_module, training_step_loss),
                 preconditioner=adam_preconditioner(trainer.optimizers) if settings.preconditioner else None,
             )
 

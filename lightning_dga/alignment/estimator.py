@@ -26,6 +26,7 @@ class Measurement:
         num_domains: k.
         step: Optimizer steps done.
         bystanders: The other trainable parameters.
+        training_loss: What training takes the gradient of, for estimators that watch it; :attr:`loss` if not given.
         preconditioner: Gives the diagonal that a parameter's gradients are multiplied with, ``None`` for ones. The
             alignment is then ``<grad L_i, D grad L_target>``.
     """
@@ -37,6 +38,7 @@ class Measurement:
     num_domains: int
     step: int
     bystanders: Sequence[nn.Parameter] = ()
+    training_loss: ProbeLoss | None = None
     preconditioner: Preconditioner | None = None
 
 

@@ -14,6 +14,7 @@ from lightning_dga.alignment.compiled import is_compiled
 from lightning_dga.alignment.directions import Directions, checked_rank
 from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
 from lightning_dga.alignment.plan import Plan, make_plan, signature
+from lightning_dga.alignment.rehearsal import unlike_alone
 from lightning_dga.alignment.self_test import TOLERANCE
 from lightning_dga.alignment.sums import DomainSums
 from lightning_dga.alignment.target import TargetGradient, target_gradient
@@ -23,6 +24,8 @@ from lightning_dga.distributed import on_any_process
 
 _INSTEAD = "Use `estimator='backward'`."
 _WATCHES_BETWEEN_CHECKS = 100
+_MEASUREMENTS_BETWEEN_REHEARSALS = 10
+_NO_DOMAINS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 # what a use that was missed leaves out is more than what some singular vectors do
 _TOLERANCE_OF_FACTORS = 5e-2
 
@@ -49,8 +52,10 @@ class InStep:
     taken, of as many samples of a domain as a probe would have. Nothing of the step changes. The alignment is that of
     the training loss in training mode, with its dropout.
 
-    The first batch of many domains is checked, and every hundredth after it: its samples' inner products have to make
-    up that of its own gradient.
+    Batches of many domains are checked in two ways. The first, and every hundredth after it: its samples' inner
+    products have to make up that of its own gradient. At the first measurement, and every tenth after it, the training
+    step is rehearsed on probes, in training mode without noise: each domain's alignment has to be what its samples give
+    alone. A step that shuffles, mixes, drops or weighs samples is refused by that.
 
     Args:
         rank: As of :class:`~lightning_dga.alignment.Batched`.
@@ -61,7 +66,9 @@ class InStep:
         self._open: _Open | None = None
         self._watch: Watch | None = None
         self._plan: tuple[Any, Plan] | None = None
+        self._watched = _NO_DOMAINS
         self._watches = 0
+        self._measurements = 0
 
     def begin(self, measurement: Measurement, stale: Sequence[int], *, pure: bool) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -82,11 +89,15 @@ class InStep:
         tolerance = TOLERANCE[measurement.loss.precision(measurement.parameters)]
         if self._rank is not None:
             tolerance = max(tolerance, _TOLERANCE_OF_FACTORS)
+        if plan is not None:
+            self._rehearse(measurement, target, directions, plan, tolerance)
         seen = np.zeros(measurement.num_domains, dtype=np.int64)
         self._open = _Open(target, sums, plan, directions, wanted, seen, tolerance)
 
     def watch(self, domains: NDArray[np.int64], factor: float) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
+        # one that no backward pass has ended
+        self.unwatch(None)
         opened = self._open
         if opened is None:
             return
@@ -97,20 +108,24 @@ class InStep:
         rows = _rows_wanted(domains, opened.seen, opened.wanted)
         if len(rows):
             np.add.at(opened.seen, domains[rows], 1)
+            self._watched = domains[rows]
             checked = opened.tolerance if self._watches % _WATCHES_BETWEEN_CHECKS == 0 else None
             self._watches += 1
             self._watch = MixedWatch(
                 opened.target, opened.directions, opened.plan.layers, domains, rows, factor, checked
             )
 
-    def unwatch(self, loss: Tensor) -> None:
+    def unwatch(self, loss: Tensor | None) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
         if self._watch is None or self._open is None:
             return
         self._watch.remove()
-        self._watch.add_to(self._open.sums, loss)
-        self._open.fault = self._open.fault or self._watch.fault
-        self._watch = None
+        if loss is None:
+            np.subtract.at(self._open.seen, self._watched, 1)
+        else:
+            self._watch.add_to(self._open.sums, loss)
+            self._open.fault = self._open.fault or self._watch.fault
+        self._watch, self._watched = None, _NO_DOMAINS
 
     def finish(self, step: int) -> Alignments | None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -127,6 +142,19 @@ class InStep:
         if self._watch is not None:
             self._watch.remove()
         self._open = self._watch = None
+        self._watched = _NO_DOMAINS
+
+    def _rehearse(
+        self, measurement: Measurement, target: TargetGradient, directions: Directions, plan: Plan, tolerance: float
+    ) -> None:
+        number, self._measurements = self._measurements, self._measurements + 1
+        if number % _MEASUREMENTS_BETWEEN_REHEARSALS:
+            return
+        turn = number // _MEASUREMENTS_BETWEEN_REHEARSALS
+        problem = unlike_alone(measurement, target, directions, plan.layers, tolerance, turn)
+        if problem is not None:
+            self._measurements = 0
+            raise EstimatorRefusal(f"in_step: {problem}. {_INSTEAD}")
 
     def _plan_for(self, measurement: Measurement) -> Plan:
         known = signature(measurement)

@@ -47,8 +47,13 @@ class Probes(Protocol):
         """This process's share of the domains' samples (of ``only`` these, if given), one domain in each batch."""
         ...
 
-    def mixed(self, only: Sequence[int] | None = None, most: int | None = None) -> Iterator[ProbeBatch]:
-        """The same share in batches of many domains (of ``most`` samples at most), as many on every process."""
+    def mixed(
+        self, only: Sequence[int] | None = None, most: int | None = None, *, in_turn: bool = False
+    ) -> Iterator[ProbeBatch]:
+        """The same share in batches of many domains (of ``most`` samples at most), as many on every process.
+
+        The samples of a domain follow one another; ``in_turn`` takes one of each domain before another of the first.
+        """
         ...
 
     def whole(self) -> "Probes":

@@ -42,9 +42,11 @@ class SomeDomains:
         """See :class:`~lightning_dga.alignment.probes.Probes`."""
         return self.probes.by_domain(self._of(only))
 
-    def mixed(self, only: Sequence[int] | None = None, most: int | None = None) -> Iterator[ProbeBatch]:
+    def mixed(
+        self, only: Sequence[int] | None = None, most: int | None = None, *, in_turn: bool = False
+    ) -> Iterator[ProbeBatch]:
         """See :class:`~lightning_dga.alignment.probes.Probes`."""
-        return self.probes.mixed(self._of(only), most)
+        return self.probes.mixed(self._of(only), most, in_turn=in_turn)
 
     def whole(self) -> "SomeDomains":
         """See :class:`~lightning_dga.alignment.probes.Probes`."""

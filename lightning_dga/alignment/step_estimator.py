@@ -37,11 +37,12 @@ class StepEstimator(Protocol):
         """
         ...
 
-    def unwatch(self, loss: Tensor) -> None:
-        """Ends the watch.
+    def unwatch(self, loss: Tensor | None) -> None:
+        """Ends the watch, if there is one.
 
         Args:
-            loss: The loss that was backpropagated, times ``factor``.
+            loss: The loss that was backpropagated, times ``factor``; ``None`` where none was, as of a batch that the
+                step skipped, whose samples then do not count.
         """
         ...
 

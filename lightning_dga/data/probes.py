@@ -226,7 +226,9 @@ class Probes:
         """
         return self._by_label(self.pool, self.pool.chosen(self.update, self.size).of(only))
 
-    def mixed(self, only: Sequence[int] | None = None, most: int | None = None) -> Iterator[Probe]:
+    def mixed(
+        self, only: Sequence[int] | None = None, most: int | None = None, *, in_turn: bool = False
+    ) -> Iterator[Probe]:
         """This process's share of the domains' samples, in batches of many domains, as many on every process.
 
         Where the samples do not divide evenly, the last processes repeat one that is marked as not to be counted.
@@ -234,9 +236,13 @@ class Probes:
         Args:
             only: The domains to read; all if not given.
             most: Samples in one batch at most; if not given, or more than the reader's, the reader's.
+            in_turn: Takes a sample of each domain before another of the first, so that each batch is of many domains.
         """
         size = min(most or self.reader.most, self.reader.most)
         choice = self.pool.chosen(self.update, self.size).of(only)
+        if in_turn:
+            turns = np.arange(len(choice)) - np.searchsorted(choice.labels, choice.labels)
+            choice = choice[np.argsort(turns, kind="stable")]
         share = -(-len(choice) // self.world_size)
         own = np.arange(self.rank * share, (self.rank + 1) * share)
         counted, own = own < len(choice), np.minimum(own, len(choice) - 1)

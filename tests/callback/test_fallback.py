@@ -18,15 +18,15 @@ class ByHand(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.inner = nn.Linear(4, 8)
+        self.inner, self.odd = nn.Linear(4, 8), True
 
     def forward(self, x):
-        return self.inner(x) + 2.0 * x @ self.inner.weight.T if self.training else self.inner(x)
+        return self.inner(x) + 2.0 * x @ self.inner.weight.T if self.training and self.odd else self.inner(x)
 
 
 class ByKeyword(ByHand):
     def forward(self, x):
-        return self.inner(input=x) if self.training else self.inner(x)
+        return self.inner(input=x) if self.training and self.odd else self.inner(x)
 
 
 CASES = [(ByHand, "outside of the layers"), (ByKeyword, "called in another way")]
@@ -40,6 +40,16 @@ class BySample(Plain):
 
     def alignment_loss(self, batch):
         return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
+
+
+class Late(Callback):
+    """Lets the layer behave at first."""
+
+    def on_train_start(self, trainer, pl_module):
+        pl_module.layers[0].odd = False
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.layers[0].odd = trainer.global_step >= 4
 
 
 class Losses(Callback):
@@ -66,14 +76,14 @@ def test_a_use_that_only_training_has_is_found_out(first, message):
 
 @pytest.mark.parametrize(("first", "message"), CASES)
 def test_auto_goes_on_with_the_reference(first, message, caplog):
-    callback = DynamicGradientAlignment(2, rule="static", probe_batch_size=1)
+    callback = DynamicGradientAlignment(1, rule="static", probe_batch_size=1)
     with caplog.at_level(logging.INFO):
-        losses = fit(callback, first=first)
+        losses = fit(Late(), callback, first=first, max_steps=14)
     assert "From now on alignments are measured by `backward`; `in_step` refused: " in caplog.text
     assert message in caplog.text
     assert callback.state_dict()["estimator"] == "backward"
-    assert callback.alignments.step == 6
-    assert losses == fit(first=first)
+    assert callback.alignments.step == 14
+    assert losses == fit(Late(), first=first, max_steps=14)
 
 
 def test_a_resumed_check_changes_nothing():
