@@ -56,7 +56,8 @@ def _is_data_set(data: Any) -> bool:
 def _remedy(data: Any) -> str | None:
     if data is None:
         return "None; give a data set."
-    if isinstance(data, DataLoader):
+    # one that does not batch is read as any iterable, such as a StatefulDataLoader of torchdata
+    if isinstance(data, DataLoader) and data.batch_sampler is not None:
         return (
             "a DataLoader; give its `dataset`, and `batch_size`, `num_workers` and `collate_fn` to the "
             "MixtureDataModule, which draws the batches itself."

@@ -26,8 +26,6 @@ from lightning_dga.data.sources import ShuffledOrder, Sources
 _MOST_IN_FLIGHT = 1 << 20
 # small batches are composed together, up to so many samples and batches, which takes less time than one by one
 _COMPOSED_SAMPLES, _COMPOSED_BATCHES = 4096, 8
-# batches between two exchanges of the streams' states among processes
-_EXCHANGE_EVERY = 64
 
 
 @dataclass(frozen=True)
@@ -205,8 +203,8 @@ class MixtureLoader:
             self._streams.hand_over(draw)
         self._composition.hand_over(draw)
         self.current = BatchInfo(draw.domains[self._own()], draw.version, draw.start)
-        if self._streams and draw.start // len(draw.domains) % _EXCHANGE_EVERY == 0:
-            self._streams.exchange()
+        if self._streams:
+            self._streams.exchange(draw)
         return batch
 
     def _next_work(self) -> _Work:

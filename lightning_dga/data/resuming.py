@@ -144,13 +144,18 @@ def _listed(names: list[str]) -> str:
 def _streams_by_name(streams: dict[str, Any], moved: dict[int, int]) -> dict[str, Any]:
     if not streams:
         return streams
-    counts = {str(moved[int(d)]): value for d, value in streams["counts"].items() if int(d) in moved}
+    # older states have counts alone
+    drawn = {
+        name: {str(moved[int(d)]): value for d, value in streams[name].items() if int(d) in moved}
+        for name in ("progress", "counts")
+        if name in streams
+    }
     readers = {}
     for key, value in streams["readers"].items():
         domain, _, shard = key.partition("/")
         if int(domain) in moved:
             readers[f"{moved[int(domain)]}/{shard}"] = value
-    return streams | {"counts": counts, "readers": readers}
+    return streams | drawn | {"readers": readers}
 
 
 def _changed_sizes(saved: dict[str, Any], now: dict[str, Any], names: tuple[str, ...]) -> str:

@@ -4,6 +4,7 @@ A source turns (domain, position) into a sample. Positions count the samples dra
 map-style data is walked without replacement in a fresh keyed order every epoch, a stream in its own order.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset
 
 from lightning_dga.data.errors import DataError
+from lightning_dga.data.hub_streams import counts_samples, is_split_by_rank, whole
 from lightning_dga.data.kinds import check_data_set
 from lightning_dga.data.permutation import keys, permute
 from lightning_dga.data.streams import StreamReader
@@ -49,6 +51,10 @@ class Sources(Protocol):
         """Into how many shards a domain that is a stream can be split; 1 if it cannot."""
         ...
 
+    def shard_sizes(self, domain: int, num_shards: int) -> NDArray[np.float64]:
+        """About how much each shard of a stream holds, in any unit, ``[num_shards]``."""
+        ...
+
 
 class DatasetPerDomain:
     """One data set for each domain, map-style or iterable.
@@ -60,6 +66,7 @@ class DatasetPerDomain:
     Raises:
         ValueError: If there is no domain, or a map-style one is empty.
         TypeError: If a domain is neither a map-style nor an iterable data set.
+        DataError: If a domain holds a Hugging Face stream that was split by rank, and cannot be made whole again.
     """
 
     def __init__(self, domains: Mapping[str, Dataset], argument: str = "domains") -> None:
@@ -68,7 +75,7 @@ class DatasetPerDomain:
         self.names = tuple(str(name) for name in domains)
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"`domains` has two domains with one name: {sorted(self.names)}.")
-        self._datasets = list(domains.values())
+        self._datasets = [_unsplit(str(name), data) for name, data in domains.items()]
         self.sizes = np.array(
             [_size(f"{argument.removesuffix('s').capitalize()} {n!r}", d) for n, d in domains.items()], dtype=np.int64
         )
@@ -87,14 +94,27 @@ class DatasetPerDomain:
         """See :class:`Sources`."""
         if self.sizes[domain]:
             return None
-        dataset: Any = self._datasets[domain]
-        part = dataset.shard(num_shards=num_shards, index=shard) if num_shards > 1 else dataset
-        return StreamReader(part, self.names[domain], state, num_shards)
+        return StreamReader(self._shard(domain, shard, num_shards), self.names[domain], state)
 
     def shards(self, domain: int) -> int:
         """See :class:`Sources`."""
         dataset = self._datasets[domain]
-        return int(getattr(dataset, "num_shards", 1)) if callable(getattr(dataset, "shard", None)) else 1
+        can_be_split = callable(getattr(dataset, "shard", None)) and not counts_samples(dataset)
+        return int(getattr(dataset, "num_shards", 1)) if can_be_split else 1
+
+    def shard_sizes(self, domain: int, num_shards: int) -> NDArray[np.float64]:
+        """See :class:`Sources`. What a shard's ``size_hint`` says; else of how many shards of the stream it is made."""
+        if num_shards == 1:
+            return np.ones(1)
+        shards = [self._shard(domain, shard, num_shards) for shard in range(num_shards)]
+        hints = [getattr(shard, "size_hint", None) for shard in shards]
+        if any(hint is None for hint in hints):
+            hints = [getattr(shard, "num_shards", 1) for shard in shards]
+        return np.array(hints, dtype=np.float64)
+
+    def _shard(self, domain: int, shard: int, num_shards: int) -> Any:
+        dataset: Any = self._datasets[domain]
+        return dataset.shard(num_shards=num_shards, index=shard) if num_shards > 1 else dataset
 
 
 class LabelledDataset:
@@ -145,6 +165,10 @@ class LabelledDataset:
         """See :class:`Sources`."""
         return 1
 
+    def shard_sizes(self, domain: int, num_shards: int) -> NDArray[np.float64]:
+        """See :class:`Sources`."""
+        return np.ones(num_shards)
+
 
 class ShuffledOrder:
     """The order in which the samples of each map-style domain are visited: without replacement, new every epoch.
@@ -172,6 +196,24 @@ class ShuffledOrder:
         epoch, within = np.divmod(positions[finite], size)
         indices[finite] = permute(within, size, keys(self._seed, self._purpose, self._ids[domain], epoch))
         return indices
+
+
+def _unsplit(name: str, data: Any) -> Any:
+    if not is_split_by_rank(data):
+        return data
+    try:
+        data = whole(data)
+    except TypeError as error:
+        raise DataError(
+            f"Domain {name!r}: {error} (`split_dataset_by_node`). Give the whole stream: MixtureDataModule shares it "
+            "among the processes itself, and would split each part again."
+        ) from error
+    warnings.warn(
+        f"Domain {name!r} was split by rank (`split_dataset_by_node`). It is read whole: MixtureDataModule shares it "
+        "among the processes itself.",
+        stacklevel=4,
+    )
+    return data
 
 
 def _group(labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

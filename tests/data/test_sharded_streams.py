@@ -94,9 +94,28 @@ def test_the_sequence_continues_with_other_workers_and_processes(monkeypatch, ma
     assert states[0]["streams"]["readers"]
 
 
-def test_processes_share_a_stream_and_together_read_it_once():
+def read_by_one_of_several():
+    import torch.distributed as dist
+
     Counted.reads = []
-    sequence, _ = run(processes(Counted, 4, 0, size=4000), 0, 50)
+    (module,) = [m for m in processes(Counted, 4, 0, size=40_000) if m.share[0] == dist.get_rank()]
+    loader = iter(module.train_dataloader())
+    drawn = [tuple(sample) for _ in range(200) for sample in next(loader) if sample[0]]
+    return drawn, Counted.reads
+
+
+def test_processes_share_a_stream_and_each_reads_little_more_than_its_part():
+    drawn, reads = zip(*together(read_by_one_of_several, 4), strict=True)
+    every = sum(drawn, [])
+    assert len(set(every)) == len(every) > 1500
+    # the first batch in full, and what is read ahead for the others to know it: one and a half times the process's part
+    # of 16 batches, which is 43 samples of the two streams, and 4 samples of each shard that it reads, of 16 at most
+    assert all(len(one) < len(own) + 16 + 1.5 * 43 + 64 + 43 for one, own in zip(reads, drawn, strict=True))
+
+
+def test_with_one_process_nothing_is_read_in_vain():
+    Counted.reads = []
+    (sequence, _) = run(processes(Counted, 1, 0, size=4000), 0, 50)
     drawn = [tuple(sample) for batch in sequence for sample in batch if sample[0]]
     assert len(set(drawn)) == len(drawn) > 300
     assert sorted(Counted.reads) == sorted(drawn)
@@ -167,10 +186,56 @@ def test_a_checkpoint_of_a_stream_with_more_shards_is_refused():
         fewer.train_dataloader()
 
 
-def test_a_shard_that_is_empty_names_the_way_out():
-    (module,) = processes(lambda domain, size: Counted(domain, size if domain == 1 else 5), 1, 0)
-    with pytest.raises(DataError, match=r"'b' is an iterable .* one of its 8 shards; lower `stream_shards`"):
-        run([module], 0, 20)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_without_samples_are_passed_over(workers):
+    (module,) = processes(lambda domain, size: Counted(domain, size if domain == 1 else 5), 1, workers)
+    (sequence, _) = run([module], 0, 20)
+    drawn = [sample[1] for batch in sequence for sample in batch if sample[0] == 2]
+    assert len(drawn) > 50
+    assert all(sorted(drawn[i : i + 5]) == list(range(5)) for i in range(0, len(drawn) - 4, 5))
+
+
+class Uneven(Counted):
+    """Shards of 40, 1, 0, 7, 40, … samples."""
+
+    def shard(self, num_shards, index):
+        part = Uneven(self.domain, self.size, self.parts, index, num_shards)
+        part.samples = [
+            (shard, i) for shard in range(index, self.parts, num_shards) for i in range(self.lengths[shard % 4])
+        ]
+        return part
+
+    lengths = (40, 1, 0, 7)
+
+    def __iter__(self):
+        begin, self.begin = self.begin, 0
+        for at, sample in enumerate(self.samples[begin:], start=begin + 1):
+            self.at = at
+            yield {"sample": [self.domain, sample]}
+
+
+@pytest.mark.parametrize("before", [(1, 0), (2, 2)])
+@pytest.mark.parametrize("after", [(1, 2), (4, 0)])
+def test_shards_of_uneven_size_are_each_read_once_in_a_pass_over_interruptions(monkeypatch, before, after):
+    monkeypatch.setattr(streams, "_STATE_EVERY", 3)
+    whole, _ = run(processes(Uneven, 1, 0), 0, 36)
+    for domain in (1, 2):
+        drawn = [sample[1] for batch in whole for sample in batch if sample[0] == domain]
+        # 8 shards: twice 48 samples
+        assert len(drawn) > 96
+        assert len(set(drawn[:96])) == 96 and len(set(drawn[96:192])) == len(drawn[96:192])
+    first, states = run(processes(Uneven, *before), 0, 15)
+    second, _ = run(processes(Uneven, *after), 15, 36, states[0])
+    assert first + second == whole
+
+
+def test_a_hub_stream_that_takes_or_skips_samples_is_not_cut_into_shards_that_take_each_their_part():
+    rows = datasets.Dataset.from_dict({"sample": [[1, i] for i in range(41)]}).to_iterable_dataset(num_shards=4)
+    # shards of 10 and 11 rows: each would take 9 of its own
+    (module,) = processes(lambda domain, size: rows.skip(2).take(36), 1, 0)
+    whole, _ = run([module], 0, 20)
+    drawn = [sample[1] for batch in whole for sample in batch if sample[0] == 1]
+    assert set(drawn) == set(range(2, 38))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -9,12 +9,15 @@ from torch.utils.data import IterableDataset
 from typing_extensions import override
 
 from lightning_dga.data.errors import DataError
-from lightning_dga.data.text.files import kind
+from lightning_dga.data.text.files import file_size, is_compressed, kind
 from lightning_dga.data.text.json_lines import begins_with_record, read_lines, split_lines
 from lightning_dga.data.text.listing import list_files
 from lightning_dga.data.text.parquet import read_rows, split_row_groups
 from lightning_dga.data.text.plain_text import read_text, split_text
 from lightning_dga.data.text.split import Split
+
+# how much smaller text is when compressed, about
+_COMPRESSION = 4
 
 
 class _Format(NamedTuple):
@@ -81,6 +84,11 @@ class DocumentStream(IterableDataset[str]):
         """Into how many shards it can be split."""
         return len(self.splits)
 
+    @property
+    def size_hint(self) -> int:
+        """About how many bytes of text its files hold, by which shards are read in proportion to what they hold."""
+        return sum(map(_size, self.splits))
+
     def shard(self, num_shards: int, index: int) -> "DocumentStream":
         """Every ``num_shards``-th part of the files, from part ``index`` on."""
         part = object.__new__(type(self))
@@ -121,6 +129,18 @@ class DocumentStream(IterableDataset[str]):
 def is_text(url: str) -> bool:
     """Whether a file is one that :class:`DocumentStream` reads: by the end of its name, ``.json`` by its first line."""
     return kind(url) in _FORMATS and (kind(url) != "json" or begins_with_record(url))
+
+
+def _size(split: Split) -> int:
+    if split.size is not None:
+        return split.size
+    if split.end is not None:
+        return split.end - split.begin
+    try:
+        size = file_size(split.url)
+    except OSError:  # told when it is read
+        return 0
+    return _COMPRESSION * size if is_compressed(split.url) else size - split.begin
 
 
 def _format(url: str) -> _Format:

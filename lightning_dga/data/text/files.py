@@ -33,6 +33,16 @@ def open_file(url: str) -> IO[bytes]:
     return raw
 
 
+def file_size(url: str) -> int:
+    """Bytes of a file, compressed or not.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be reached.
+    """
+    system, path = fsspec.core.url_to_fs(url)
+    return int(system.size(path) or 0)
+
+
 def damage() -> tuple[type[Exception], ...]:
     """What reading a file raises that is cut off, is damaged, or cannot be reached."""
     errors: list[type[Exception]] = [OSError, EOFError, zlib.error]

@@ -19,7 +19,8 @@ def split_row_groups(url: str) -> list[Split]:
         ImportError: If ``pyarrow`` is not installed.
     """
     with _open(url) as file:
-        return [Split(url, group, group + 1) for group in range(file.num_row_groups)]
+        groups = range(file.num_row_groups)
+        return [Split(url, group, group + 1, file.metadata.row_group(group).total_byte_size) for group in groups]
 
 
 def read_rows(split: Split, field: str, at: int = 0) -> Iterator[tuple[int, str]]:

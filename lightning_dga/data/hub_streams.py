@@ -1,0 +1,66 @@
+"""What Hugging Face's streams do not tell by any public name: what their state and their shards leave out."""
+
+from collections.abc import Iterator
+from copy import copy as shallow_copy
+from typing import Any
+
+# how deep a stream may lie in objects of a user's that read it
+_DEPTH = 3
+
+
+def holds_a_shuffle_buffer(dataset: Any) -> bool:
+    """Whether there is a shuffle buffer anywhere in the chain of streams that an iterable reads."""
+    return any(hasattr(part, "buffer_size") for part in _parts(dataset))
+
+
+def counts_samples(dataset: Any) -> bool:
+    """Whether an iterable takes or skips a number of samples, which shards divide among them, whatever they hold."""
+    return any(type(part).__name__ in ("TakeExamplesIterable", "SkipExamplesIterable") for part in _parts(dataset))
+
+
+def is_split_by_rank(dataset: Any) -> bool:
+    """Whether ``datasets.distributed.split_dataset_by_node`` made the stream that an iterable reads."""
+    return any(getattr(stream, "_distributed", None) is not None for stream in _streams(dataset, _DEPTH))
+
+
+def whole(dataset: Any) -> Any:
+    """The stream that :func:`is_split_by_rank` says was split, or packed documents of one, as it was before.
+
+    Raises:
+        TypeError: If it lies within an object of another kind.
+    """
+    copy = shallow_copy(dataset)
+    if hasattr(dataset, "_ex_iterable"):
+        copy._distributed = None
+    elif hasattr(dataset, "documents"):
+        copy.documents = whole(dataset.documents)
+    else:
+        raise TypeError(f"a {type(dataset).__name__} holds a stream that was split by rank")
+    return copy
+
+
+def _streams(dataset: Any, depth: int) -> Iterator[Any]:
+    """Hugging Face's streams among an iterable and what it holds."""
+    if hasattr(dataset, "_ex_iterable"):
+        yield dataset
+    elif depth:
+        for value in getattr(dataset, "__dict__", {}).values():
+            yield from _streams(value, depth - 1)
+
+
+def _parts(dataset: Any) -> Iterator[Any]:
+    """What streams are made of, at any depth of mapping, interleaving and the like."""
+    waiting, seen = [stream._ex_iterable for stream in _streams(dataset, _DEPTH)], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        for value in vars(part).values():
+            several = value if isinstance(value, list | tuple) else [value]
+            waiting.extend(one for one in several if _is_part(one))
+
+
+def _is_part(value: Any) -> bool:
+    return any(base.__name__ == "_BaseExamplesIterable" for base in type(value).__mro__)
