@@ -309,7 +309,7 @@ class DynamicGradientAlignment(Callback):
         self._watchdog.start()
         if self.every_n_steps is not None:
             self._measurer.preferred = self._progress.estimator
-            with self._phase("preparing to align", trainer.global_step):
+            with self._phase("preparing to align", trainer, pl_module):
                 self._measurer.prepare(trainer, pl_module, self._progress.updates, self.every_n_steps)
             self._advise(advice.before_training(self.rule, self.every_n_steps, trainer.max_steps))
         self._monitored.update(trainer, self._metrics(mixture) | {"dga/staleness": float(mixture.staleness)})
@@ -327,7 +327,7 @@ class DynamicGradientAlignment(Callback):
     @override
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         progress, due = self._progress, self._is_due(self._steps.done + 1)
-        with self._phase("aligning", trainer.global_step) if due else nullcontext():
+        with self._phase("aligning", trainer, pl_module) if due else nullcontext():
             self._measurer.before_batch(
                 trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments, due=due
             )
@@ -349,7 +349,7 @@ class DynamicGradientAlignment(Callback):
     def _update(self, trainer: Any, pl_module: Any) -> None:
         started = time.perf_counter()
         mixture, progress = _mixture(trainer), self._progress
-        with self._phase("aligning", trainer.global_step):
+        with self._phase("aligning", trainer, pl_module):
             _check_agreement(mixture, progress.updates, pl_module.device)
             alignments = self._measurer.measure(
                 trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments
@@ -422,7 +422,7 @@ class DynamicGradientAlignment(Callback):
         step = trainer.global_step
         if step == self._target_loss_step or not monitoring.is_monitored(trainer, monitoring.TARGET_LOSS):
             return
-        with self._phase("measuring the target loss", step):
+        with self._phase("measuring the target loss", trainer, pl_module):
             losses = self._measurer.target_losses(trainer, pl_module, self._progress.updates)
         self._target_loss_step = step
         self._monitored.add(trainer, monitoring.target_metrics(losses))
@@ -484,8 +484,11 @@ class DynamicGradientAlignment(Callback):
         fields["averages"] = AlignmentAverages.from_state_dict(fields.get("averages", {}))
         self._progress = _Progress(**fields)
 
-    def _phase(self, name: str, step: int) -> AbstractContextManager[None]:
-        return self._watchdog.phase(name, step) if self._watchdog is not None else nullcontext()
+    def _phase(self, name: str, trainer: Any, pl_module: Any) -> AbstractContextManager[None]:
+        """What all processes do together, so that an error on one of them ends it on all."""
+        if self._watchdog is None:
+            return nullcontext()
+        return self._watchdog.phase(name, trainer.global_step, pl_module.device)
 
     def _leave(self) -> None:
         """Leaves the model and the processes as they were, wherever the run ends."""

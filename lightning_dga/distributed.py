@@ -8,8 +8,9 @@ Where parameters are sharded (FSDP2's DTensors) a process holds its part of the 
 There a backward pass sums over processes by itself, and moves what one of training does: two or three times P.
 """
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any
 
 import torch
@@ -37,9 +38,111 @@ def is_distributed() -> bool:
     return world_size() > 1
 
 
+class PeerFailure(Exception):
+    """Another process failed in what all do together.
+
+    Attributes:
+        process: Its rank.
+        error: What its error says of itself.
+    """
+
+    def __init__(self, process: int, error: str) -> None:
+        super().__init__(f"Process {process} failed: {error}")
+        self.process = process
+        self.error = error
+
+
+def known_to_all(error: Exception) -> bool:
+    """Whether all processes know of an error, and raise as well."""
+    return getattr(error, _KNOWN, False)
+
+
+class _Meeting:
+    """Where processes tell one another that they are well."""
+
+    def __init__(self, device: torch.device, alike: tuple[type[Exception], ...]) -> None:
+        self._device = device
+        self._alike = alike
+
+    def meet(self, error: Exception | None = None) -> None:
+        """Waits for all processes, and raises where one of them comes with an error."""
+        failed = torch.tensor(float(error is not None), device=self._device)
+        dist.all_reduce(failed)
+        if not failed.item():
+            return
+        told: list[tuple[int, str] | None] = [None] * world_size()
+        dist.all_gather_object(told, None if error is None else self._message(error))
+        if error is None:
+            error = self._of_others(told)
+        setattr(error, _KNOWN, True)
+        raise error
+
+    def _message(self, error: Exception) -> tuple[int, str]:
+        kind = next((number for number, kind in enumerate(self._alike) if isinstance(error, kind)), -1)
+        return kind, str(error) if kind >= 0 else repr(error)
+
+    def _of_others(self, told: list[tuple[int, str] | None]) -> Exception:
+        failures = [(process, *one) for process, one in enumerate(told) if one is not None]
+        # an error of no agreed kind is the one to tell
+        process, kind, message = min(failures, key=lambda failure: failure[1])
+        return self._alike[kind](message) if kind >= 0 else PeerFailure(process, message)
+
+
+_meetings: list[_Meeting] = []
+# marks an error, wherever it is handed on to
+_KNOWN = "_lightning_dga_known_to_all"
+
+
+@contextmanager
+def failing_together(
+    device: torch.device,
+    alike: tuple[type[Exception], ...] = (),
+    on_error: Callable[[Exception], None] = lambda error: None,
+) -> Iterator[None]:
+    """Raises on all processes what is raised on one of them.
+
+    Else those that did well would wait for the others in the next collective, or take part in one that is not theirs.
+    So processes first tell one another that they are well, by one number, before each collective inside and at the end.
+    Collectives that are done elsewhere, as FSDP2's in a forward pass, cannot be kept from waiting.
+
+    Args:
+        device: Where collectives are done.
+        alike: Kinds of errors that are raised as such on all processes, made of the message alone. For others,
+            processes that did well raise :class:`PeerFailure`.
+        on_error: Called with an error of this process before others are told of it.
+    """
+    if not is_distributed():
+        yield
+        return
+    meeting = _Meeting(device, alike)
+    _meetings.append(meeting)
+    try:
+        yield
+        meeting.meet()
+    except Exception as error:
+        if known_to_all(error):
+            raise
+        on_error(error)
+        try:
+            meeting.meet(error)
+        except Exception as raised:
+            if raised is error:
+                raise
+            # the others are gone, which may be what this process failed of
+            raise error from raised
+    finally:
+        _meetings.remove(meeting)
+
+
+def _meet() -> None:
+    if _meetings:
+        _meetings[-1].meet()
+
+
 def sum_over_processes_(tensor: Tensor) -> Tensor:
     """Sums a tensor over all processes, in place; every process must call it, with the same shape."""
     if is_distributed():
+        _meet()
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
 
@@ -53,6 +156,7 @@ def from_first_process(tensor: Tensor, device: torch.device) -> Tensor:
     """The first process's copy of a small CPU tensor, so that all hold bit-identical values whatever their hardware."""
     if not is_distributed():
         return tensor
+    _meet()
     shared = tensor.to(device)
     dist.broadcast(shared, src=0)
     return shared.to(tensor.device)
@@ -62,6 +166,7 @@ def gather_objects(value: Any) -> list[Any]:
     """A small object of every process, in their order; every process must call it."""
     if not is_distributed():
         return [value]
+    _meet()
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
@@ -78,6 +183,7 @@ def differing_processes(values: Tensor, device: torch.device) -> list[int]:
     """
     if not is_distributed():
         return []
+    _meet()
     largest = torch.cat([values, -values]).to(device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     if bool((largest[: len(values)] == -largest[len(values) :]).all()):
@@ -89,12 +195,28 @@ def differing_processes(values: Tensor, device: torch.device) -> list[int]:
     return [index for index, one in enumerate(held) if one != usual]
 
 
+_boards = count()
+
+
 class Board:
-    """Short notes, one of each process, which any process can read while the others do whatever they do."""
+    """Short notes, one of each process, which any process can read while the others do whatever they do.
+
+    Every process must make as many boards; each is empty at first.
+    """
 
     def __init__(self) -> None:
         # its own connection: another thread may be waiting for an answer on the one that collectives use
-        self._store = dist.PrefixStore("lightning_dga", _default_store())
+        self._store = dist.PrefixStore(f"lightning_dga/{next(_boards)}", _default_store())
+
+    def report(self, failure: str) -> None:
+        """Tells all processes of a failure; an earlier one stays."""
+        with suppress(RuntimeError):
+            if not self.failure():
+                self._store.set("failure", failure)
+
+    def failure(self) -> str:
+        """The failure that was reported first, or nothing."""
+        return self._read("failure")
 
     def write(self, note: str) -> None:
         """Puts this process's note in the place of its last one."""

@@ -30,6 +30,7 @@ from lightning_dga.alignment import (
     training_step_loss,
 )
 from lightning_dga.alignments import Alignments
+from lightning_dga.distributed import failing_together
 from lightning_dga.mixture import Mixture
 
 # a loss scale is lowered by this factor until the target gradient is within the range of float16
@@ -148,7 +149,8 @@ class Measurer:
             if not isinstance(estimator, StepEstimator):
                 return
             try:
-                estimator.begin(measurement, self._stale(earlier), pure=_training_step(trainer, period).pure)
+                with failing_together(pl_module.device, (EstimatorRefusal,)):
+                    estimator.begin(measurement, self._stale(earlier), pure=_training_step(trainer, period).pure)
             except EstimatorRefusal as refusal:
                 self._do_without(refusal)
             else:
@@ -176,7 +178,8 @@ class Measurer:
         if self._open and isinstance(self._in_use, StepEstimator):
             self._open = False
             try:
-                in_step = self._in_use.finish(trainer.global_step - 1)
+                with failing_together(pl_module.device, (EstimatorRefusal,)):
+                    in_step = self._in_use.finish(trainer.global_step - 1)
             except EstimatorRefusal as refusal:
                 self._do_without(refusal)
             else:
@@ -282,10 +285,11 @@ class Measurer:
 
 def _within_range(estimator: Estimator, measurement: Measurement) -> Alignments | None:
     """A measurement at the loss scale of training, or at a lower one where the target's gradient overflows at that."""
-    found, loss = estimator.measure(measurement), measurement.loss
-    while found is None and loss.scale > 1:
-        loss.scale = max(loss.scale / _LOWER, 1.0)
-        found = estimator.measure(measurement)
+    with failing_together(measurement.parameters[0].device, (EstimatorRefusal,)):
+        found, loss = estimator.measure(measurement), measurement.loss
+        while found is None and loss.scale > 1:
+            loss.scale = max(loss.scale / _LOWER, 1.0)
+            found = estimator.measure(measurement)
     return found
 
 

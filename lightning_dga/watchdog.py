@@ -9,9 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lightning_dga.distributed import Board, is_distributed, rank, world_size
+import torch
+
+from lightning_dga.distributed import (
+    Board,
+    PeerFailure,
+    failing_together,
+    is_distributed,
+    known_to_all,
+    rank,
+    world_size,
+)
 
 EXIT_STATUS = 70  # EX_SOFTWARE of sysexits.h
+# seconds in which a process that was told of another's failure is to come to an end by itself
+_GRACE = 10.0
 _NAMED = 8
 _WAITS_IN = f"{os.sep}torch{os.sep}distributed{os.sep}"
 
@@ -55,18 +67,33 @@ class Watchdog:
         self._changed.set()
 
     @contextmanager
-    def phase(self, name: str, step: int) -> Iterator[None]:
-        """Runs what all processes do together.
+    def phase(self, name: str, step: int, device: torch.device) -> Iterator[None]:
+        """Runs what all processes do together; where one fails, all raise.
+
+        Args:
+            name: What they do.
+            step: After which step.
+            device: Where collectives are done.
 
         Raises:
-            ProcessFailure: If it fails, and another process has died or failed.
+            ProcessFailure: If another process has died or failed.
         """
         self._started = time.monotonic()
         self._phase = {"phase": name, "step": step}
         self._changed.set()
         try:
-            yield
+            with failing_together(device, on_error=self._report):
+                yield
+        except PeerFailure as failure:
+            self._phase = {}
+            raise ProcessFailure(
+                f"Process {failure.process} failed while {name} after step {step}: {failure.error}"
+            ) from failure
         except Exception as error:
+            if known_to_all(error):
+                self._say(f"Process {rank()} failed while {name} after step {step}: {error!r}")
+                self._phase = {}
+                raise
             if self._board is None or self._ended.is_set():
                 self._phase = {}
                 raise
@@ -80,24 +107,45 @@ class Watchdog:
             raise
         self._phase = {}
 
+    def _report(self, error: Exception) -> None:
+        if self._board is not None:
+            doing = f"{self._phase['phase']} after step {self._phase['step']}"
+            self._board.report(f"Process {rank()} failed while {doing}: {error!r}")
+
+    def _end_with(self, message: str) -> None:
+        """Ends this process, which cannot be interrupted while it waits for others."""
+        if self._phase and not self._ended.is_set():
+            self._say(message)
+            self._phase["left"] = True
+            self._note()
+            os._exit(EXIT_STATUS)
+
     def _watch(self) -> None:
+        told: float | None = None
         while not self._ended.is_set():
             self._changed.wait(self._interval)
             self._changed.clear()
             self._note()
             running = self._phase and "failed" not in self._phase
-            if running and time.monotonic() - self._started > self.timeout:
-                phase = dict(self._phase)
-                late = self._late()
-                if self._phase and not self._ended.is_set():
-                    self._say(
-                        f"Process {rank()} has been {phase['phase']} after step {phase['step']} for more than "
-                        f"{self.timeout:g} s. {_first(late)} The job is ended; `timeout` of the callback is what to "
-                        "raise if it was only slow."
-                    )
-                    self._phase["left"] = True
-                    self._note()
-                    os._exit(EXIT_STATUS)
+            if not running:
+                told = None
+                continue
+            phase, now = dict(self._phase), time.monotonic()
+            assert self._board is not None
+            failure = self._board.failure()
+            if not failure:
+                told = None
+            elif told is None:
+                told = now
+            elif now - told > _GRACE:
+                # as in a collective of FSDP2's, in which the processes that did well cannot be told
+                self._end_with(f"{failure} Process {rank()}, {phase['phase']}, waited for it. The job is ended.")
+            if now - self._started > self.timeout:
+                self._end_with(
+                    f"Process {rank()} has been {phase['phase']} after step {phase['step']} for more than "
+                    f"{self.timeout:g} s. {_first(self._late())} The job is ended; `timeout` of the callback is what "
+                    "to raise if it was only slow."
+                )
 
     def _note(self) -> None:
         self._beats += 1

@@ -11,7 +11,7 @@ from lightning_dga.alignment.loss import ProbeLoss
 from lightning_dga.alignment.probes import ProbeBatch, Probes
 from lightning_dga.alignment.step_estimator import StepEstimator
 from lightning_dga.alignments import Alignments
-from lightning_dga.distributed import on_any_process
+from lightning_dga.distributed import failing_together, on_any_process
 
 # the reference runs in the same precision, so both carry its rounding
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-2}
@@ -105,7 +105,8 @@ def fault(estimator: Estimator, measurement: Measurement, expected: Alignments) 
 
 def _own_fault(estimator: Estimator, measurement: Measurement, expected: Alignments) -> str | None:
     try:
-        found = estimator.measure(measurement)
+        with failing_together(measurement.parameters[0].device, (EstimatorRefusal,)):
+            found = estimator.measure(measurement)
     except EstimatorRefusal as refusal:
         return str(refusal)
     except Exception as error:
