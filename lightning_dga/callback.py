@@ -27,7 +27,7 @@ from lightning_dga.alignment import (
 from lightning_dga.alignments import Alignments
 from lightning_dga.arguments import an_object, number, one_of, positive_integer
 from lightning_dga.averages import AlignmentAverages
-from lightning_dga.distributed import differing_processes, from_first_process
+from lightning_dga.distributed import Agreement, differing_processes, from_first_process
 from lightning_dga.exposure import Exposure
 from lightning_dga.measuring import Measurer, Settings, loss_scale
 from lightning_dga.mixture import Mixture
@@ -38,7 +38,11 @@ from lightning_dga.steps import TrainingSteps
 from lightning_dga.watchdog import Watchdog
 
 _STATE_FORMAT = 1
-_OF_A_RUN = {"_watchdog", "_monitored", "_target_loss_step", "_not_finite", "_scale", "_advised", "log", "log_dict"}
+# attributes that no copy has; Lightning makes `log` and `log_dict` methods of the module
+_OF_A_RUN = {
+    *("_watchdog", "_agreement", "_checked", "_monitored", "_target_loss_step", "_not_finite", "_scale", "_advised"),
+    *("log", "log_dict"),
+}
 # parts of a rule's state that are what its user gave it
 _GIVEN_TO_A_RULE = ("prior", "reference")
 # of the moments that signal-to-noise is taken from, where the rule's own average has none
@@ -183,6 +187,8 @@ class DynamicGradientAlignment(Callback):
     def _prepare_for_a_run(self) -> None:
         """Sets what belongs to a run that is under way, and to no checkpoint or copy."""
         self._watchdog: Watchdog | None = None
+        self._agreement: Agreement | None = None
+        self._checked = (-1, 0)
         self._monitored = Monitored()
         self._target_loss_step = -1
         self._not_finite = 0
@@ -191,7 +197,6 @@ class DynamicGradientAlignment(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle holds: settings and progress, without threads and without the model."""
-        # `log` and `log_dict` are methods of the module, which Lightning puts on each callback
         return {name: value for name, value in vars(self).items() if name not in _OF_A_RUN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -307,6 +312,7 @@ class DynamicGradientAlignment(Callback):
         self._scale = loss_scale(trainer)
         self._watchdog = Watchdog(self._timeout)
         self._watchdog.start()
+        self._agreement, self._checked = Agreement(), (-1, 0)
         if self.every_n_steps is not None:
             self._measurer.preferred = self._progress.estimator
             with self._phase("preparing to align", trainer, pl_module):
@@ -343,8 +349,18 @@ class DynamicGradientAlignment(Callback):
     @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._measurer.end_batch()
+        mixture = _mixture(trainer)
+        if self._agreement is not None and not self._agreement.holds(*self._held(mixture)):
+            _check_agreement(mixture, self._progress.updates, pl_module.device)
         if self._steps.after_batch(trainer, pl_module) and self._is_due(self._steps.done):
             self._update(trainer, pl_module)
+
+    def _held(self, mixture: Mixture) -> tuple[int, int]:
+        """What all processes must have alike at every step: the version of the weights, and a checksum of them."""
+        version = mixture.weights_version
+        if self._checked[0] != version:
+            self._checked = version, _checksum(mixture)
+        return self._checked
 
     def _update(self, trainer: Any, pl_module: Any) -> None:
         started = time.perf_counter()
@@ -436,6 +452,10 @@ class DynamicGradientAlignment(Callback):
 
     @override
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._agreement is not None:
+            if not self._agreement.ended():
+                _check_agreement(_mixture(trainer), self._progress.updates, pl_module.device)
+            self._agreement.close()
         self._leave()
 
     @override
@@ -513,9 +533,13 @@ class DynamicGradientAlignment(Callback):
             mixture.set_weights(weights)
 
 
+def _checksum(mixture: Mixture) -> int:
+    return zlib.crc32(mixture.weights.numpy().tobytes())
+
+
 def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> None:
     """Ends the run where processes would go on with different mixtures; costs a few numbers."""
-    held = torch.tensor([mixture.weights_version, zlib.crc32(mixture.weights.numpy().tobytes()), update])
+    held = torch.tensor([mixture.weights_version, _checksum(mixture), update])
     others = differing_processes(held, device)
     if others:
         raise RuntimeError(

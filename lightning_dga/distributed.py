@@ -296,6 +296,43 @@ class Ballot:
         return int(votes.item())
 
 
+class Agreement:
+    """Finds out whether all processes hold the same numbers, at every step, without waiting for one another.
+
+    They are compared on CPUs while training goes on, and the result is told a step later; so training's devices and
+    streams do not see it. Every process must compare at the same steps.
+    """
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if is_distributed() else None
+        self._compared: tuple[Any, Tensor] | None = None
+
+    def holds(self, *values: int) -> bool:
+        """Whether the numbers of the comparison before were the same; starts to compare these."""
+        held = self.ended()
+        if self._group is not None:
+            numbers = torch.tensor([*values, *(-value for value in values)])
+            work = dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+            self._compared = work, numbers
+        return held
+
+    def ended(self) -> bool:
+        """Whether the numbers of the last comparison were the same."""
+        if self._compared is None:
+            return True
+        work, numbers = self._compared
+        self._compared = None
+        work.wait()
+        largest, smallest = numbers.chunk(2)
+        return torch.equal(largest, -smallest)
+
+    def close(self) -> None:
+        """Gives its connections up; every process must."""
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = self._compared = None
+
+
 def leave_together() -> None:
     """Ends the process group when all processes are done with it; one that just exits can abort the others."""
     if dist.is_available() and dist.is_initialized():

@@ -139,5 +139,8 @@ def test_the_bytes_of_an_update_are_one_gradient_and_a_few_numbers_for_each_doma
     finally:
         dist.all_reduce = all_reduce
     parameters = sum(p.numel() for p in Plain().parameters())
-    # the loss and count of the target, its gradient, four sums of each domain, and whether the weights are the same
-    assert sorted(torch.load(tmp_path / "moved-0.pt")) == sorted([2, parameters, 4 * 3, 2 * 3])
+    found = sorted(torch.load(tmp_path / "moved-0.pt"))
+    # the target's gradient and four sums of each domain; else the loss and count of the target, whether the weights are
+    # the same, and whether all processes are well
+    assert found[-2:] == [4 * 3, parameters]
+    assert sum(found[:-2]) < 32

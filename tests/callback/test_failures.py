@@ -74,7 +74,7 @@ def job(folder, what):
         one, (what, folder, store.port), RANKS, start_method="fork", join=False
     ).processes
     for process in started:
-        process.join(60)
+        process.join(240)
     status = [process.exitcode for process in started]
     for process in started:
         process.kill()
