@@ -82,7 +82,7 @@ def test_a_checkpoint_of_another_mixture_is_refused(tmp_path):
     fit = trainer(DynamicGradientAlignment(every_n_steps=2))
     fit.fit(Plain(), datamodule=mixture(k=3))
     fit.save_checkpoint(tmp_path / "three.ckpt")
-    with pytest.raises(ValueError, match=r"other domains than this data module: \['domain2'\]"):
+    with pytest.raises(ValueError, match=r"other domains than this data module \(domain 'domain2' is gone\)"):
         trainer(DynamicGradientAlignment()).fit(Plain(), datamodule=mixture(k=2), ckpt_path=tmp_path / "three.ckpt")
 
 
