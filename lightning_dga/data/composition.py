@@ -137,9 +137,10 @@ class Composition:
             self._take_back()
         kept = [segment for segment in self._segments if segment.start < effective]
         segment = Segment(effective, position, self.version + 1, weights.numpy().copy())
-        if len(kept) < len(self._segments):
+        replaced = self._segments[len(kept) : len(kept) + 1]
+        if replaced and replaced[0].start == effective:
             # takes the place of a segment without a sample, and what that one carried over
-            segment.ideal = self._segments[len(kept)].ideal
+            segment.ideal = replaced[0].ideal
         self._segments = [*kept, segment]
 
     def draw(self, size: int) -> Draw:

@@ -576,8 +576,8 @@ class MixtureDataModule(LightningDataModule):
         own = type(self).__qualname__
         if found is None:
             rank_zero_warn(
-                f"The checkpoint {trainer.ckpt_path} holds no state of a mixture, so {own} begins with the first sample "
-                "of every domain. It was written by a run without a MixtureDataModule."
+                f"The checkpoint {trainer.ckpt_path} holds no state of a mixture, so {own} begins with the first "
+                "sample of every domain. It was written by a run without a MixtureDataModule."
             )
             self._restored = True
         else:

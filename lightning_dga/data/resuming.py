@@ -75,7 +75,7 @@ def other_domains(before: list[str], now: tuple[str, ...]) -> str:
 
 
 def found_in(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The state of a mixture that a checkpoint holds, and the name of the class that wrote it; ``None`` if there is none.
+    """The state of a mixture in a checkpoint, and the name of the class that wrote it; ``None`` if there is none.
 
     Args:
         checkpoint: As Lightning writes it, with a data module's state under the name of its class.
