@@ -3,7 +3,7 @@
 import copy
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +19,13 @@ from lightning_dga.alignment import (
     EstimatorRefusal,
     LossFunction,
     Measurement,
+    NamedProbes,
+    NoEvaluationLossError,
     ProbeLoss,
     StepEstimator,
     TrainingStep,
     adam_preconditioner,
+    check_evaluation_loss,
     expected_overhead,
     find_loss,
     isolated,
@@ -74,6 +77,7 @@ class Measurer:
         self._open = False
         self._seconds = 0.0
         self._loss: Tensor | None = None
+        self._checked = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and the choice that was made, without what is held of a model."""
@@ -214,9 +218,7 @@ class Measurer:
     def _choose(self, trainer: Any, measurement: Measurement, period: int) -> Estimator | StepEstimator:
         if isinstance(self.estimator, Auto):
             module = measurement.module
-            watched = (
-                probe_loss(trainer, module, training_step_loss) if self._steps_can_be_watched(trainer, module) else None
-            )
+            watched = measurement.training_loss if self._steps_can_be_watched(trainer, module) else None
             before = self._in_use
             self._in_use = self.estimator.choose(measurement, _training_step(trainer, period), watched, self.preferred)
             if self._in_use is not before:
@@ -256,7 +258,11 @@ class Measurer:
     @contextmanager
     def _measurement(self, trainer: Any, pl_module: Any, update: int, target: int = 0) -> Iterator[Measurement]:
         settings, mixture = self._settings, _mixture(trainer)
-        with isolated(pl_module, _reachable(trainer)), _loggers_muted(trainer):
+        measured = mixture.probes(update, settings.probe_batch_size, target=target, mixtures=self.mixtures)
+        k = len(mixture.domain_names if self.mixtures is None else self.mixtures)
+        names = mixture.domain_names if self.mixtures is None else [f"mixture {number}" for number in range(k)]
+        probes = NamedProbes(measured, names, mixture.target_names[target])
+        with isolated(pl_module, _reachable(trainer)) as writes, _loggers_muted(trainer):
             trainable = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
             pattern = re.compile(settings.parameters or "")
             if not any(pattern.search(name) for name, _ in trainable):
@@ -264,17 +270,24 @@ class Measurer:
                     f"`parameters` {settings.parameters!r} matches none of the trainable parameters; the first are "
                     f"{', '.join(name for name, _ in trainable[:4])}."
                 )
-            yield Measurement(
+            measurement = Measurement(
                 pl_module,
-                probe_loss(trainer, pl_module, find_loss(pl_module, settings.loss_fn)),
+                probe_loss(trainer, pl_module, find_loss(pl_module, settings.loss_fn), probes.origin),
                 parameters=[p for name, p in trainable if pattern.search(name)],
                 bystanders=[p for name, p in trainable if not pattern.search(name)],
-                probes=mixture.probes(update, settings.probe_batch_size, target=target, mixtures=self.mixtures),
-                num_domains=len(mixture.domain_names if self.mixtures is None else self.mixtures),
+                probes=probes,
+                num_domains=k,
                 step=trainer.global_step,
-                training_loss=probe_loss(trainer, pl_module, training_step_loss),
+                training_loss=probe_loss(trainer, pl_module, training_step_loss, probes.origin),
                 preconditioner=adam_preconditioner(trainer.optimizers) if settings.preconditioner else None,
             )
+            if not self._checked:
+                try:
+                    check_evaluation_loss(measurement, writes)
+                except NoEvaluationLossError as error:
+                    raise MisconfigurationException(str(error)) from error
+                self._checked = True
+            yield measurement
 
     def _stale(self, earlier: Alignments | None) -> Sequence[int]:
         if earlier is None:
@@ -293,7 +306,7 @@ def _within_range(estimator: Estimator, measurement: Measurement) -> Alignments 
     return found
 
 
-def probe_loss(trainer: Any, pl_module: Any, loss: LossFunction) -> ProbeLoss:
+def probe_loss(trainer: Any, pl_module: Any, loss: LossFunction, origin: Callable[[Any], str]) -> ProbeLoss:
     """A loss under the Trainer's precision, on batches moved as the Trainer moves them."""
     return ProbeLoss(
         pl_module,
@@ -301,6 +314,7 @@ def probe_loss(trainer: Any, pl_module: Any, loss: LossFunction) -> ProbeLoss:
         forward_context=trainer.precision_plugin.forward_context,
         scale=loss_scale(trainer),
         transfer=lambda batch: _transfer(trainer, pl_module, batch),
+        origin=origin,
     )
 
 

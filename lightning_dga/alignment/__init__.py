@@ -7,6 +7,7 @@ from lightning_dga.alignment.backward import Backward
 from lightning_dga.alignment.batched import Batched
 from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_overhead
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
+from lightning_dga.alignment.evaluation_loss import NoEvaluationLossError, check_evaluation_loss
 from lightning_dga.alignment.finite_difference import FiniteDifference
 from lightning_dga.alignment.gradient import FlatGradient
 from lightning_dga.alignment.in_step import InStep
@@ -19,6 +20,7 @@ from lightning_dga.alignment.loss import (
     training_step_loss,
     uses_training_step,
 )
+from lightning_dga.alignment.origins import NamedProbes
 from lightning_dga.alignment.preconditioner import adam_preconditioner
 from lightning_dga.alignment.probes import ProbeBatch, Probes
 from lightning_dga.alignment.step_estimator import StepEstimator
@@ -46,6 +48,8 @@ __all__ = [
     "LossFunction",
     "MeanLossError",
     "Measurement",
+    "NamedProbes",
+    "NoEvaluationLossError",
     "Preconditioner",
     "ProbeBatch",
     "ProbeLoss",
@@ -53,6 +57,7 @@ __all__ = [
     "StepEstimator",
     "TrainingStep",
     "adam_preconditioner",
+    "check_evaluation_loss",
     "expected_overhead",
     "find_loss",
     "isolated",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_dga.alignment.origins import add_origin
 from lightning_dga.alignment.writes import loss_measured
 
 LossFunction = Callable[[nn.Module, Any], Tensor | None]
@@ -43,6 +44,7 @@ class ProbeLoss:
         scale: What the loss is multiplied by before the backward pass, so that fp16 gradients do not underflow.
             Gradients are to be divided by it again.
         transfer: Moves a batch to the model's device as in training.
+        origin: Says where a batch's samples are from, for the message of an error.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class ProbeLoss:
         forward_context: Callable[[], AbstractContextManager[Any]] = nullcontext,
         scale: float = 1.0,
         transfer: Callable[[Any], Any] = lambda batch: batch,
+        origin: Callable[[Any], str] = lambda batch: "",
     ) -> None:
         self.scale = scale
         self._module = module
         self._loss = loss
         self._forward_context = forward_context
         self._transfer = transfer
+        self._origin = origin
         self._any = False
 
     def __call__(self, batch: Any, *, with_graph: bool = True) -> Tensor:
@@ -105,7 +109,15 @@ class ProbeLoss:
         return min(types, key=lambda dtype: -torch.finfo(dtype).eps)
 
     def _measure(self, batch: Any, *, with_graph: bool) -> Tensor:
-        batch = self._transfer(batch)
+        try:
+            return self._checked(self._transfer(batch), with_graph=with_graph)
+        except Exception as error:
+            # errors of this package are signals between its parts
+            if (origin := self._origin(batch)) and not type(error).__module__.startswith("lightning_dga"):
+                add_origin(error, origin)
+            raise
+
+    def _checked(self, batch: Any, *, with_graph: bool) -> Tensor:
         with self._forward_context(), loss_measured(with_graph=with_graph):
             loss = self._loss(self._module, batch)
         # a function of one's own that has never returned anything rather lacks its `return`

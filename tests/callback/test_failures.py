@@ -86,7 +86,7 @@ def job(folder, what):
     [
         ("dies", "Process 1 has died, while aligning after step 4"),
         ("hangs", "Process 1 does not wait for the others: it is at "),
-        ("fails", "Process 1 failed while aligning after step 4: ArithmeticError('a bad sample')"),
+        ("fails", 'Process 1 failed while aligning after step 4: ArithmeticError("a bad sample (in the loss of'),
         ("goes astray", "Processes [1] hold other weights than the rest at update 1"),
     ],
 )
