@@ -28,7 +28,7 @@ from lightning_dga.data.resuming import (
 )
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, Sources
 from lightning_dga.data.window import AccumulationWindow, take_again
-from lightning_dga.data.workers import outlive_signals
+from lightning_dga.data.workers import WorkerInit, WorkerLoader
 from lightning_dga.weights import WeightsLike, as_weights
 
 _STREAM_EPOCH = 1000
@@ -152,7 +152,7 @@ class MixtureDataModule(LightningDataModule):
             "pin_memory": pin_memory,
             "timeout": timeout,
             "prefetch_factor": prefetch_factor if num_workers else None,
-            "worker_init_fn": outlive_signals,
+            "worker_init_fn": WorkerInit(),
             "multiprocessing_context": multiprocessing_context if num_workers else None,
         }
         self._waiting = {}
@@ -624,7 +624,7 @@ class MixtureDataModule(LightningDataModule):
 
     def _evaluation_loader(self, name: str) -> Any:
         def make(data: Any) -> DataLoader:
-            return DataLoader(data, batch_size=self.batch_size, collate_fn=self._collate_fn, **self._workers)
+            return WorkerLoader(data, batch_size=self.batch_size, collate_fn=self._collate_fn, **self._workers)
 
         return evaluation_loaders(self._evaluation[name], make)
 

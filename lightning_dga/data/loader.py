@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from lightning_dga.data.batches import BatchReader
 from lightning_dga.data.composition import Composition, Draw
 from lightning_dga.data.parcel import Parcel
 from lightning_dga.data.sharded_streams import ShardedStreams
 from lightning_dga.data.sources import ShuffledOrder, Sources
+from lightning_dga.data.workers import WorkerLoader
 
 # a run of recalled tickets is shared with the workers as one integer, first * _MOST_IN_FLIGHT + count, written
 # atomically
@@ -125,7 +126,7 @@ class MixtureLoader:
         self._composed: deque[tuple[Draw, NDArray[np.int64]]] = deque()
         self._tickets = 0
         self._in_flight: dict[int, Draw] = {}
-        self._loader = DataLoader(
+        self._loader = WorkerLoader(
             _Reader(BatchReader(sources, collate_fn, seed if random_seed is None else random_seed), self._recalled),
             batch_size=None,
             sampler=_Endless(self._next_work),

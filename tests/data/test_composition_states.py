@@ -180,6 +180,7 @@ def test_an_interval_that_begins_elsewhere_does_not_hand_on_its_account():
     calls.train()
     calls.set_weights([1.0, 0.3, 0.05, 0.3])
     calls.train()
+    calls.the_account_is_kept()  # as a checkpoint would, it enters the interval that begins here
     calls.fail_within_a_step()
     calls.another_lag(0)
     calls.set_weights([0.05, 1.0, 0.3, 0.3])
