@@ -63,6 +63,7 @@ class _Progress:
     alignments: Alignments | None = None
     averages: AlignmentAverages = field(default_factory=AlignmentAverages)
     estimator: str | None = None
+    estimator_state: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -315,6 +316,8 @@ class DynamicGradientAlignment(Callback):
         self._agreement, self._checked = Agreement(), (-1, 0)
         if self.every_n_steps is not None:
             self._measurer.preferred = self._progress.estimator
+            if self._progress.estimator_state:
+                self._measurer.load_state_dict(self._progress.estimator_state)
             with self._phase("preparing to align", trainer, pl_module):
                 self._measurer.prepare(trainer, pl_module, self._progress.updates, self.every_n_steps)
             self._advise(advice.before_training(self.rule, self.every_n_steps, trainer.max_steps))
@@ -390,6 +393,7 @@ class DynamicGradientAlignment(Callback):
                 alignments=alignments or progress.alignments,
                 averages=averages,
                 estimator=self._measurer.chosen,
+                estimator_state=self._measurer.state_dict(),
                 seconds=progress.seconds + self._measurer.take_seconds() + time.perf_counter() - started,
             ),
             mixture,
@@ -476,6 +480,7 @@ class DynamicGradientAlignment(Callback):
             "alignments": progress.alignments.state_dict() if progress.alignments is not None else None,
             "averages": progress.averages.state_dict(),
             "estimator": progress.estimator,
+            "estimator_state": progress.estimator_state,
             "seconds": progress.seconds,
             "training_steps": self._steps.state,
             "of": self._described.state_dict() if self._described is not None else None,

@@ -3,20 +3,22 @@
 import copy
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
-from lightning_dga._lightning import DummyLogger, MisconfigurationException, rank_zero_info
+from lightning_dga._lightning import DummyLogger, MisconfigurationException, rank_zero_info, rank_zero_warn
 from lightning_dga.alignment import (
     SAMPLE_COST,
     Auto,
     Backward,
     Estimator,
     EstimatorRefusal,
+    InexactError,
     LossFunction,
     Measurement,
     NamedProbes,
@@ -33,8 +35,10 @@ from lightning_dga.alignment import (
     training_step_loss,
 )
 from lightning_dga.alignments import Alignments
-from lightning_dga.distributed import failing_together
+from lightning_dga.distributed import failing_together, known_to_all
 from lightning_dga.mixture import Mixture
+
+_T = TypeVar("_T")
 
 # a loss scale is lowered by this factor until the target gradient is within the range of float16
 _LOWER = 256.0
@@ -78,6 +82,8 @@ class Measurer:
         self._seconds = 0.0
         self._loss: Tensor | None = None
         self._checked = False
+        self._most: int | None = None
+        self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and the choice that was made, without what is held of a model."""
@@ -96,14 +102,29 @@ class Measurer:
 
     @property
     def chosen(self) -> str | None:
-        """Name of the estimator that was chosen, where one is."""
-        return self.estimator.name if isinstance(self.estimator, Auto) and self._in_use is not None else self.preferred
+        """Name of the estimator in use, or of the one that a resumed run had."""
+        if self._in_use is None:
+            return self.preferred
+        return self.estimator.name if isinstance(self.estimator, Auto) else _name(self._in_use)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The estimator's own state, and how large probe batches may be."""
+        own = getattr(self.estimator, "state_dict", dict)
+        return {"estimator": _name(self.estimator), "own": own(), "most": self._most}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from :meth:`state_dict`; the state of another estimator is not taken."""
+        self._most = state["most"]
+        if state["estimator"] != _name(self.estimator):
+            self.preferred = None
+        elif state["own"]:
+            self.estimator.load_state_dict(state["own"])  # type: ignore[union-attr]
 
     @property
     def described(self) -> str:
         """The estimator for a reader: its name, and what ``auto`` has chosen."""
         name = _name(self.estimator)
-        return f"{name!r} ({self.chosen})" if self.chosen is not None else repr(name)
+        return f"{name!r} ({self.chosen})" if self.chosen not in (None, name) else repr(name)
 
     def prepare(self, trainer: Any, pl_module: Any, update: int, period: int) -> None:
         """Chooses the estimator, and says what aligning will cost."""
@@ -117,9 +138,13 @@ class Measurer:
                 f"`estimator='{_name(self.estimator)}'` sees the one backward pass of a training step: it cannot watch "
                 "manual optimization or several optimizers. Use `estimator='auto'`."
             )
-        with self._measurement(trainer, pl_module, update) as measurement:
+
+        def choose(measurement: Measurement) -> Measurement:
             self._choose(trainer, measurement, period)
-            step = _training_step(trainer, period)
+            return measurement
+
+        measurement = self._in_memory(trainer, pl_module, update, choose)
+        step = _training_step(trainer, period)
         probes, name = measurement.probes, _name(self._in_use)
         watched = isinstance(self._in_use, StepEstimator)
         samples = 0 if watched else probes.samples
@@ -148,17 +173,19 @@ class Measurer:
         self._seconds += time.perf_counter() - started
 
     def _begin(self, trainer: Any, pl_module: Any, update: int, period: int, earlier: Alignments | None) -> None:
-        with self._measurement(trainer, pl_module, update) as measurement:
+        def begin(measurement: Measurement) -> None:
             estimator = self._choose(trainer, measurement, period)
             if not isinstance(estimator, StepEstimator):
                 return
             try:
-                with failing_together(pl_module.device, (EstimatorRefusal,)):
+                with _together(pl_module.device):
                     estimator.begin(measurement, self._stale(earlier), pure=_training_step(trainer, period).pure)
             except EstimatorRefusal as refusal:
                 self._do_without(refusal)
             else:
                 self._open = True
+
+        self._in_memory(trainer, pl_module, update, begin)
 
     def before_backward(self, loss: Tensor) -> None:
         """Notes the loss that is backpropagated."""
@@ -182,7 +209,7 @@ class Measurer:
         if self._open and isinstance(self._in_use, StepEstimator):
             self._open = False
             try:
-                with failing_together(pl_module.device, (EstimatorRefusal,)):
+                with _together(pl_module.device):
                     in_step = self._in_use.finish(trainer.global_step - 1)
             except EstimatorRefusal as refusal:
                 self._do_without(refusal)
@@ -200,8 +227,7 @@ class Measurer:
         """The loss of each target by name, by forward passes alone."""
         found = {}
         for number, name in enumerate(_mixture(trainer).target_names):
-            with self._measurement(trainer, pl_module, update, number) as measurement:
-                found[name] = target_loss(measurement)
+            found[name] = self._in_memory(trainer, pl_module, update, target_loss, number)
         return found
 
     def take_seconds(self) -> float:
@@ -223,13 +249,13 @@ class Measurer:
             self._in_use = self.estimator.choose(measurement, _training_step(trainer, period), watched, self.preferred)
             if self._in_use is not before:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in self.estimator.reasons.items())
-                rank_zero_info(f"Alignments will be measured by `{self.estimator.name}` ({reasons}).")
+                rank_zero_info(f"Alignments will be measured by `estimator='{self.estimator.name}'` ({reasons}).")
         else:
             self._in_use = self.estimator
         return self._in_use
 
     def _measure_target(self, trainer: Any, pl_module: Any, update: int, period: int, target: int) -> Alignments | None:
-        with self._measurement(trainer, pl_module, update, target) as measurement:
+        def measure(measurement: Measurement) -> Alignments | None:
             estimator = self._choose(trainer, measurement, period)
             if isinstance(estimator, StepEstimator):
                 # it was chosen just now, and its step is over
@@ -239,13 +265,46 @@ class Measurer:
             except EstimatorRefusal as refusal:
                 return _within_range(self._do_without(refusal), measurement)
 
+        return self._in_memory(trainer, pl_module, update, measure, target)
+
+    def _in_memory(
+        self, trainer: Any, pl_module: Any, update: int, run: Callable[[Measurement], _T], target: int = 0
+    ) -> _T:
+        """Runs a measurement, in smaller batches of probes where they do not fit into memory."""
+        while True:
+            with self._measurement(trainer, pl_module, update, target) as measurement:
+                try:
+                    with _together(measurement.parameters[0].device):
+                        return run(measurement)
+                except _ProbeMemoryError as error:
+                    size = measurement.probes.batch_size
+                    if size == 1:
+                        raise
+                    reason = str(error).partition("\n")[0]
+            # not while the error is handled, which keeps the graph that did not fit
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            self._most = size // 2
+            rank_zero_warn(
+                f"A batch of probes does not fit into memory ({reason}). From now on probes are measured in batches of "
+                f"{self._most} samples at most. Alignments stay the same where the loss is a mean over samples."
+            )
+
     def _do_without(self, refusal: EstimatorRefusal) -> Estimator:
-        """What measures after the chosen estimator refused: the reference, where the choice is ours."""
-        if not isinstance(self.estimator, Auto):
+        """What measures after the estimator refused: the reference, unless the user chose what cannot be exact here."""
+        if isinstance(self.estimator, Auto):
+            name = self.estimator.name
+            reference = self._in_use = self.estimator.give_up(str(refusal))
+            rank_zero_info(
+                f"From now on alignments are measured by `estimator='backward'`; `{name}` refused: {refusal}"
+            )
+            return reference
+        if not isinstance(refusal, InexactError):
             raise MisconfigurationException(str(refusal)) from refusal
-        name = self.estimator.name
-        reference = self._in_use = self.estimator.give_up(str(refusal))
-        rank_zero_info(f"From now on alignments are measured by `backward`; `{name}` refused: {refusal}")
+        reference = self._in_use = Backward()
+        if not self._told:
+            self._told = True
+            rank_zero_warn(f"From now on alignments are measured by `estimator='backward'`. {refusal}")
         return reference
 
     def _steps_can_be_watched(self, trainer: Any, pl_module: Any) -> bool:
@@ -259,6 +318,8 @@ class Measurer:
     def _measurement(self, trainer: Any, pl_module: Any, update: int, target: int = 0) -> Iterator[Measurement]:
         settings, mixture = self._settings, _mixture(trainer)
         measured = mixture.probes(update, settings.probe_batch_size, target=target, mixtures=self.mixtures)
+        if self._most is not None:
+            measured = measured.in_batches_of(self._most)
         k = len(mixture.domain_names if self.mixtures is None else self.mixtures)
         names = mixture.domain_names if self.mixtures is None else [f"mixture {number}" for number in range(k)]
         probes = NamedProbes(measured, names, mixture.target_names[target])
@@ -296,9 +357,29 @@ class Measurer:
         return found
 
 
+class _ProbeMemoryError(RuntimeError):
+    """A probe did not fit into memory, on this process or on another."""
+
+
+@contextmanager
+def _together(device: torch.device) -> Iterator[None]:
+    """What ends on all processes alike where one of them refuses, or lacks memory for a probe."""
+    with failing_together(device, (EstimatorRefusal, _ProbeMemoryError)):
+        try:
+            yield
+        except Exception as error:
+            if known_to_all(error) or isinstance(error, _ProbeMemoryError) or not _is_of_memory(error):
+                raise
+            raise _ProbeMemoryError(str(error)) from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
 def _within_range(estimator: Estimator, measurement: Measurement) -> Alignments | None:
     """A measurement at the loss scale of training, or at a lower one where the target's gradient overflows at that."""
-    with failing_together(measurement.parameters[0].device, (EstimatorRefusal,)):
+    with _together(measurement.parameters[0].device):
         found, loss = estimator.measure(measurement), measurement.loss
         while found is None and loss.scale > 1:
             loss.scale = max(loss.scale / _LOWER, 1.0)

@@ -51,8 +51,10 @@ class Job:
     @property
     def bookkeeping_bytes(self) -> int:
         """What an update moves beside gradients and parameters: five numbers for each domain, and a few."""
-        # four sums of each domain and the new weights; loss and count of the target; what agreement is checked on
-        return _FLOAT64 * (5 * self.domains + 2) + _INT64 * 6
+        # four sums of each domain and the new weights; loss and count of the target; three flags of errors with each
+        # sum; what agreement is checked on. Finite differences take four such sums
+        sums = 4 if self.estimator == "finite_difference" else 1
+        return _FLOAT64 * ((4 * sums + 1) * self.domains + 2 + 3 * (sums + 1)) + _INT64 * 6
 
     @property
     def update_bytes(self) -> float:
@@ -65,9 +67,11 @@ class Job:
         both, forward = 3 * _FLOAT32 * self.parameters, _FLOAT32 * self.parameters
         moved = both * _passes(self.target_batch_size, self.local_batch_size)
         if self.estimator in _SHARED:
-            # two forward passes, or one and one backward that makes no gradients of parameters
-            share = -(-self.probes // self.processes)
-            moved += forward * 2 * _passes(share, self.local_batch_size)
+            # five forward passes, or one and one backward that makes no gradients of parameters
+            share, by_differences = -(-self.probes // self.processes), self.estimator == "finite_difference"
+            moved += forward * (5 if by_differences else 2) * _passes(share, self.local_batch_size)
+            # and one domain by the reference
+            moved += both * _passes(self.probe_batch_size, self.local_batch_size) if by_differences else 0
         else:
             moved += both * self.domains * _passes(self.probe_batch_size, self.local_batch_size)
         return moved + self.bookkeeping_bytes
@@ -84,7 +88,7 @@ class Job:
     @property
     def update_samples(self) -> float:
         """Forward and backward passes of one sample that a process makes for an update, of both kinds together."""
-        cost = {"finite_difference": 2 / 3}.get(self.estimator, 1.0)
+        cost = {"finite_difference": 5 / 3}.get(self.estimator, 1.0)
         if not self.sharded:
             return (self.probes * cost + self.target_batch_size) / self.processes
         # processes take sharded backward passes in lockstep, all of them on the same samples

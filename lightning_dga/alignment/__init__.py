@@ -8,7 +8,7 @@ from lightning_dga.alignment.batched import Batched
 from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_overhead
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
 from lightning_dga.alignment.evaluation_loss import NoEvaluationLossError, check_evaluation_loss
-from lightning_dga.alignment.finite_difference import FiniteDifference
+from lightning_dga.alignment.finite_difference import FiniteDifference, InexactError
 from lightning_dga.alignment.gradient import FlatGradient
 from lightning_dga.alignment.in_step import InStep
 from lightning_dga.alignment.isolation import isolated
@@ -45,6 +45,7 @@ __all__ = [
     "FiniteDifference",
     "FlatGradient",
     "InStep",
+    "InexactError",
     "LossFunction",
     "MeanLossError",
     "Measurement",

@@ -45,6 +45,9 @@ class ProbeLoss:
             Gradients are to be divided by it again.
         transfer: Moves a batch to the model's device as in training.
         origin: Says where a batch's samples are from, for the message of an error.
+
+    Attributes:
+        runs: How often it has run the model.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class ProbeLoss:
         origin: Callable[[Any], str] = lambda batch: "",
     ) -> None:
         self.scale = scale
+        self.runs = 0
         self._module = module
         self._loss = loss
         self._forward_context = forward_context
@@ -109,6 +113,7 @@ class ProbeLoss:
         return min(types, key=lambda dtype: -torch.finfo(dtype).eps)
 
     def _measure(self, batch: Any, *, with_graph: bool) -> Tensor:
+        self.runs += 1
         try:
             return self._checked(self._transfer(batch), with_graph=with_graph)
         except Exception as error:

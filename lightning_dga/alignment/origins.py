@@ -28,6 +28,11 @@ class NamedProbes:
         self._origins: dict[int, str] = {} if origins is None else origins
 
     @property
+    def batch_size(self) -> int:
+        """Samples in one batch at most."""
+        return self._probes.batch_size
+
+    @property
     def samples(self) -> int:
         """Samples of all domains, over all processes."""
         return self._probes.samples
@@ -54,6 +59,10 @@ class NamedProbes:
     def whole(self) -> "NamedProbes":
         """See :class:`~lightning_dga.alignment.probes.Probes`."""
         return NamedProbes(self._probes.whole(), self._names, self._target, self._origins)
+
+    def in_batches_of(self, most: int) -> "NamedProbes":
+        """See :class:`~lightning_dga.alignment.probes.Probes`."""
+        return NamedProbes(self._probes.in_batches_of(most), self._names, self._target, self._origins)
 
     def origin(self, batch: object) -> str:
         """Where the samples of a batch are from; empty where it is none of these probes'."""

@@ -30,6 +30,11 @@ class Probes(Protocol):
     """The samples of one measurement. Each method may be called again, and gives the same samples again."""
 
     @property
+    def batch_size(self) -> int:
+        """Samples in one batch at most."""
+        ...
+
+    @property
     def samples(self) -> int:
         """Samples of all domains, over all processes."""
         ...
@@ -58,4 +63,8 @@ class Probes(Protocol):
 
     def whole(self) -> "Probes":
         """The same samples, all of them read by this process."""
+        ...
+
+    def in_batches_of(self, most: int) -> "Probes":
+        """The same samples, in batches of ``most`` at most, as when larger ones do not fit into memory."""
         ...

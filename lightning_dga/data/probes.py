@@ -192,6 +192,7 @@ class Probes:
         target_size: Samples of the target set over all processes.
         rank: Which share is this process's.
         world_size: How many processes share them.
+        most: Samples in one batch at most, where that is less than the reader's.
     """
 
     reader: ProbeReader
@@ -202,6 +203,12 @@ class Probes:
     target_size: int
     rank: int = 0
     world_size: int = 1
+    most: int | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in one batch at most."""
+        return min(self.most or self.reader.most, self.reader.most)
 
     @property
     def samples(self) -> int:
@@ -235,10 +242,10 @@ class Probes:
 
         Args:
             only: The domains to read; all if not given.
-            most: Samples in one batch at most; if not given, or more than the reader's, the reader's.
+            most: Samples in one batch at most; if not given, or more than :attr:`batch_size`, that.
             in_turn: Takes a sample of each domain before another of the first, so that each batch is of many domains.
         """
-        size = min(most or self.reader.most, self.reader.most)
+        size = min(most or self.batch_size, self.batch_size)
         choice = self.pool.chosen(self.update, self.size).of(only)
         if in_turn:
             turns = np.arange(len(choice)) - np.searchsorted(choice.labels, choice.labels)
@@ -254,13 +261,17 @@ class Probes:
         """The same probes, all of them read by this process."""
         return replace(self, rank=0, world_size=1)
 
+    def in_batches_of(self, most: int) -> "Probes":
+        """The same probes, in batches of ``most`` samples at most."""
+        return replace(self, most=most)
+
     def _of_target(self) -> Choice:
         return self.reader.targets.chosen(self.update, self.target_size).of([self.target_number])
 
     def _by_label(self, pool: Pool, choice: Choice) -> Iterator[Probe]:
         first, last = (len(choice) * share // self.world_size for share in (self.rank, self.rank + 1))
         choice = choice[first:last]
-        for start, stop in _runs(choice.labels, self.reader.most):
+        for start, stop in _runs(choice.labels, self.batch_size):
             yield self._probe(pool, choice[start:stop])
 
     def _probe(self, pool: Pool, choice: Choice) -> Probe:

@@ -35,6 +35,21 @@ class Held:
     world_size: int = 1
     collate: Any = list_of_one
 
+    @property
+    def samples(self):
+        return self.domains.shape[0] * self.domains.shape[1]
+
+    @property
+    def target_samples(self):
+        return len(self.aim)
+
+    @property
+    def batch_size(self):
+        return self.most
+
+    def in_batches_of(self, most):
+        return replace(self, most=most)
+
     def target(self):
         own = self.aim[self.rank :: self.world_size]
         yield Probe(np.full(len(own), -1), np.arange(len(own)), self.collate(own))
@@ -45,10 +60,13 @@ class Held:
             if len(own) and (only is None or domain in only):
                 yield Probe(np.full(len(own), domain), own, self.collate(samples[own]))
 
-    def mixed(self, only=None, most=None):
+    def mixed(self, only=None, most=None, *, in_turn=False):
         k, n = self.domains.shape[:2]
         domains = np.repeat(np.arange(k) if only is None else np.asarray(only), n)
         indices = np.tile(np.arange(n), len(domains) // n)
+        if in_turn:
+            turns = np.argsort(indices, kind="stable")
+            domains, indices = domains[turns], indices[turns]
         share, size = -(-len(domains) // self.world_size), min(most or self.most, self.most)
         own = np.arange(self.rank * share, (self.rank + 1) * share)
         counted, own = own < len(domains), np.minimum(own, len(domains) - 1)

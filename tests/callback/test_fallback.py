@@ -79,7 +79,7 @@ def test_auto_goes_on_with_the_reference(first, message, caplog):
     callback = DynamicGradientAlignment(1, rule="static", probe_batch_size=1)
     with caplog.at_level(logging.INFO):
         losses = fit(Late(), callback, first=first, max_steps=14)
-    assert "From now on alignments are measured by `backward`; `in_step` refused: " in caplog.text
+    assert "From now on alignments are measured by `estimator='backward'`; `in_step` refused: " in caplog.text
     assert message in caplog.text
     assert callback.state_dict()["estimator"] == "backward"
     assert callback.alignments.step == 14
