@@ -272,15 +272,15 @@ class Measurer:
     ) -> _T:
         """Runs a measurement, in smaller batches of probes where they do not fit into memory."""
         while True:
-            with self._measurement(trainer, pl_module, update, target) as measurement:
-                try:
-                    with _together(measurement.parameters[0].device):
-                        return run(measurement)
-                except _ProbeMemoryError as error:
-                    size = measurement.probes.batch_size
-                    if size == 1:
-                        raise
-                    reason = str(error).partition("\n")[0]
+            try:
+                # the measurement's own preparation runs a probe as well
+                with _together(pl_module.device), self._measurement(trainer, pl_module, update, target) as measurement:
+                    return run(measurement)
+            except _ProbeMemoryError as error:
+                size = self._most or _mixture(trainer).probes(update, self._settings.probe_batch_size).batch_size
+                if size == 1:
+                    raise
+                reason = str(error).partition("\n")[0]
             # not while the error is handled, which keeps the graph that did not fit
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()

@@ -54,10 +54,10 @@ def fails_in_a_measurement(estimator, step, counted):
 def test_an_error_on_one_process_ends_the_run_on_all_of_them(estimator, counted):
     for process, (error, seconds) in enumerate(together(fails_in_a_measurement, RANKS, estimator, 4, counted)):
         if process == 1:
-            assert error == "RuntimeError: no kernel for this"
+            assert error.startswith("RuntimeError: no kernel for this")
         else:
-            said = "ProcessFailure: Process 1 failed while aligning after step 4: RuntimeError('no kernel for this')"
-            assert error == said
+            said = "ProcessFailure: Process 1 failed while aligning after step 4: RuntimeError"
+            assert error.startswith(said) and "no kernel for this" in error
         assert seconds < TIMEOUT / 2
 
 
