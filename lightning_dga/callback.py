@@ -29,6 +29,7 @@ from lightning_dga.arguments import an_object, number, one_of, positive_integer
 from lightning_dga.averages import AlignmentAverages
 from lightning_dga.distributed import Agreement, differing_processes, from_first_process
 from lightning_dga.exposure import Exposure
+from lightning_dga.handover import Handover
 from lightning_dga.measuring import Measurer, Settings, loss_scale
 from lightning_dga.mixture import Mixture
 from lightning_dga.monitoring import Monitored
@@ -182,6 +183,7 @@ class DynamicGradientAlignment(Callback):
         self._steps = TrainingSteps()
         self._described: Described | None = None
         self._restored = False
+        self._handover = Handover()
         self._timeout = timeout
         self._prepare_for_a_run()
 
@@ -198,6 +200,7 @@ class DynamicGradientAlignment(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle holds: settings and progress, without threads and without the model."""
+        self._take_over()
         return {name: value for name, value in vars(self).items() if name not in _OF_A_RUN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -207,6 +210,7 @@ class DynamicGradientAlignment(Callback):
 
     def __repr__(self) -> str:
         """Settings and progress."""
+        self._take_over()
         rule = _Short().repr(self.rule)
         progress = self._progress
         done = f"updates={progress.updates}, seconds={progress.seconds:.1f}" if progress.updates else "updates=0"
@@ -218,11 +222,13 @@ class DynamicGradientAlignment(Callback):
     @property
     def alignments(self) -> Alignments | None:
         """What was measured last."""
+        self._take_over()
         return self._progress.alignments
 
     @property
     def seconds(self) -> float:
         """Time spent aligning so far, in seconds."""
+        self._take_over()
         return self._progress.seconds
 
     @property
@@ -244,6 +250,7 @@ class DynamicGradientAlignment(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
+        self._take_over()
         _mixture(trainer)
         _check_strategy(trainer)
         loss = find_loss(pl_module, self._loss_fn)
@@ -467,8 +474,21 @@ class DynamicGradientAlignment(Callback):
         self._leave()
 
     @override
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            self._handover.give(trainer, self.state_dict)
+
+    def _take_over(self) -> None:
+        """Goes on from a run that other processes did for this one."""
+        state = self._handover.take()
+        if state is not None:
+            self.load_state_dict(state)
+            self._restored = False
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         """What the next update depends on: a local read, safe at any moment and on any process."""
+        self._take_over()
         progress = self._progress
         return {
             "format": _STATE_FORMAT,

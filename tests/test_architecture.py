@@ -8,7 +8,7 @@ import pytest
 import lightning_dga
 
 ROOT = Path(lightning_dga.__file__).parent
-SHARED = {"atomic", "basis", "weights", "alignments", "exposure", "moments", "distributed", "_lightning"}
+SHARED = {"atomic", "basis", "weights", "alignments", "exposure", "moments", "distributed", "handover", "_lightning"}
 MAY_IMPORT = {
     "alignment": SHARED,
     "reweighting": SHARED,

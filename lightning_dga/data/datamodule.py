@@ -29,6 +29,7 @@ from lightning_dga.data.resuming import (
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, Sources
 from lightning_dga.data.window import AccumulationWindow, take_again
 from lightning_dga.data.workers import WorkerInit, WorkerLoader
+from lightning_dga.handover import Handover
 from lightning_dga.weights import WeightsLike, as_weights
 
 _STREAM_EPOCH = 1000
@@ -164,6 +165,7 @@ class MixtureDataModule(LightningDataModule):
         self._window = AccumulationWindow()
         self._again = 0
         self._restored = False
+        self._handover = Handover()
         self.val, self.test = val, test
         if target is not None:
             self.target = target
@@ -388,6 +390,7 @@ class MixtureDataModule(LightningDataModule):
         if stage == "fit":
             self._close()
             self._restored = False
+            self._handover.give(self.trainer, self.state_dict)
 
     @override
     def on_exception(self, exception: BaseException) -> None:
@@ -473,6 +476,10 @@ class MixtureDataModule(LightningDataModule):
             given = as_weights(self._first_weights, self.domain_names)
             self._stream = Composition(given, self.seed, sampling=self._sampling, run_length=run_length)
             self._given = given
+        state = self._handover.take()
+        if state is not None and tuple(state["domain_names"]) == self.domain_names:
+            self._stream.load_state_dict(state["composition"], self.seed)
+            self._stream_state = state["streams"]
         return self._stream
 
     def _missing(self, argument: str, what: str) -> Exception:
