@@ -46,6 +46,8 @@ else:
 _utilities = importlib.import_module(f"{_IN_USE[0].__name__}.utilities")
 rank_zero_info = _utilities.rank_zero_info
 rank_zero_warn = _utilities.rank_zero_warn
+WarningCache = importlib.import_module(f"{_IN_USE[0].__name__}.utilities.rank_zero").WarningCache
+isolate_rng = importlib.import_module(f"{_IN_USE[0].__name__}.utilities.seed").isolate_rng
 seed_everything = _IN_USE[0].seed_everything
 DummyLogger = importlib.import_module(f"{_IN_USE[0].__name__}.loggers.logger").DummyLogger
 
@@ -57,6 +59,8 @@ __all__ = [
     "LightningModule",
     "MisconfigurationException",
     "TQDMProgressBar",
+    "WarningCache",
+    "isolate_rng",
     "rank_zero_info",
     "rank_zero_warn",
     "seed_everything",

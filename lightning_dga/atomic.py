@@ -4,7 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +28,37 @@ def atomic_write(file: Path) -> Iterator[BinaryIO]:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Waits until a file, or all files of a folder, would survive a power cut."""
+    for file in [path, *path.rglob("*")]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some filesystems have no such thing, or not for folders
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def append_whole(file: Path, lines: str) -> None:
+    """Appends lines to a text file, or leaves it as it was where they do not all fit.
+
+    Args:
+        file: The file; made where there is none. A last line that was cut short is ended first.
+        lines: Whole lines, each with its end.
+    """
+    with file.open("a+b") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        try:
+            if end and (stream.seek(end - 1), stream.read(1))[1] != b"\n":
+                stream.write(b"\n")
+            stream.write(lines.encode())
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                stream.truncate(end)
+            raise
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -15,7 +15,11 @@ from typing import Any
 from typing_extensions import override
 
 from lightning_dga._lightning import Checkpoint, rank_zero_info, rank_zero_warn
+from lightning_dga.atomic import flush_to_disk
+from lightning_dga.checkpoints import newest_checkpoint
 from lightning_dga.distributed import Ballot
+
+__all__ = ["EXIT_STATUS", "Preempted", "Preemption", "is_slurm_job", "newest_checkpoint", "was_requeued"]
 
 # EX_TEMPFAIL of sysexits.h: did not work out this time, try again
 EXIT_STATUS = 75
@@ -142,20 +146,32 @@ class Preemption(Checkpoint):
             raise Preempted(f"{name} came outside of training, with nothing to save.")
 
     def _save(self, trainer: Any) -> Path:
-        """Saves under another name first, so that a process that is killed meanwhile leaves no half of a checkpoint."""
+        """Saves under another name first, so that whenever a process is killed there is a whole checkpoint, or two."""
         path = self.folder / f"preempted-step={self._step}.ckpt"
         part = path.with_suffix(".part")
-        trainer.save_checkpoint(part)
         if trainer.is_global_zero:
-            self._remove_all()
-            part.rename(path)
+            _remove(part)  # what a kill has left
+        trainer.strategy.barrier()
+        try:
+            trainer.save_checkpoint(part)
+        except OSError as error:
+            _remove(part)
+            raise OSError(error.errno, f"the run is told to end, and cannot be saved: {error}", str(path)) from error
+        if trainer.is_global_zero:
+            flush_to_disk(part)
+            if path.is_dir():
+                # a folder is not replaced by renaming; this step's own, and as good as the new one
+                _remove(part)
+            else:
+                part.replace(path)
+            self._remove_all(but=path)
         trainer.strategy.barrier()
         return path
 
-    def _remove_all(self) -> None:
+    def _remove_all(self, but: Path | None = None) -> None:
         for path in self.folder.glob("preempted-step=*.ckpt"):
-            if _CHECKPOINT.fullmatch(path.name):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if _CHECKPOINT.fullmatch(path.name) and path != but:
+                _remove(path)
 
     def _stop(self, trainer: Any, wanted: int, what: str) -> None:
         self._training = False
@@ -175,15 +191,8 @@ class Preemption(Checkpoint):
             _requeue()
 
 
-def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The checkpoint in a folder that was finished last, if there is one; may be given to ``fit`` as ``ckpt_path``."""
-    complete = [
-        path
-        for path in Path(folder).glob("*.ckpt")
-        # a checkpoint in shards is a folder; these two are written when its shards are
-        if path.is_file() or all((path / name).is_file() for name in (".metadata", "meta.pt"))
-    ]
-    return max(complete, key=lambda path: path.stat().st_mtime_ns, default=None)
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def is_slurm_job() -> bool:

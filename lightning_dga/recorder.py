@@ -1,27 +1,32 @@
 """What a run leaves in its folder: the mixture's history while it trains, and its figures at the end."""
 
 import csv
-import json
+import io
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
-from lightning_dga._lightning import Callback
+from lightning_dga._lightning import Callback, rank_zero_warn
+from lightning_dga.atomic import append_whole, atomic_write, write_json
 from lightning_dga.callback import DynamicGradientAlignment
-from lightning_dga.report.run_folder import METRICS, WEIGHTS, weights_header
+from lightning_dga.report.run_folder import METRICS, VALIDATIONS, WEIGHTS, read_rows, weights_header
+from lightning_dga.run_logger import RunLogger
+from lightning_dga.side_files import side_file
 
 _VALIDATION, _TEST = "val/target_loss", "test/target_loss"
+_VALIDATIONS_HEADER = ["step", _VALIDATION]
 
 
 class RunRecorder(Callback):
-    """Writes ``weights.csv`` during training, and ``metrics.json`` when :meth:`finish` is called.
+    """Writes ``weights.csv`` and ``validations.csv`` during training, and ``metrics.json`` when it is finished.
 
-    A resumed run cuts ``weights.csv`` back to the checkpoint's step and goes on from there. Put it behind the callback
-    that sets the weights.
+    A resumed run cuts the first two back to the checkpoint's step and goes on from there. A file that cannot be
+    written, as on a full disk, is named in a warning, and training goes on. Put it behind the callback that sets the
+    weights.
 
     Args:
         folder: The run folder.
@@ -29,24 +34,35 @@ class RunRecorder(Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._has_begun = False
         self._started = 0.0
         self._version = -1
         self._step = -1
+        self._columns: list[str] = []
         self._state: dict[str, Any] = {"seconds": 0.0, "validations": []}
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether training has begun, with everything restored that a checkpoint holds."""
+        return self._has_begun
 
     @override
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._has_begun = True
         self._started = time.perf_counter()
         if not trainer.is_global_zero:
             return
-        kept = self._rows_until(trainer.global_step) if trainer.global_step else []
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._weights_file("w") as file:
-            csv.writer(file).writerows([weights_header(trainer.datamodule.domain_names), *kept])
-        if kept:
-            self._step, self._version = int(kept[-1][0]), int(kept[-1][1])
-        else:
-            self._append(trainer)
+        self._go_on_with_validations(trainer.global_step)
+        self._go_on_with_weights(trainer)
+        for logger in _logs(trainer):
+            # rows are numbered by batches that stepped, global_step counts the steps of all optimizers
+            logger.cut_back(trainer.global_step // max(len(trainer.optimizers), 1))
+
+    @override
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        for logger in _logs(trainer):
+            logger.forget_test(trainer.global_step)
 
     @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -57,9 +73,13 @@ class RunRecorder(Callback):
 
     @override
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if not trainer.sanity_checking and _VALIDATION in trainer.callback_metrics:
-            loss = float(trainer.callback_metrics[_VALIDATION])
-            self._state = {**self._state, "validations": [*self._state["validations"], [trainer.global_step, loss]]}
+        if trainer.sanity_checking or _VALIDATION not in trainer.callback_metrics:
+            return
+        row = [trainer.global_step, float(trainer.callback_metrics[_VALIDATION])]
+        self._state = {**self._state, "validations": [*self._state["validations"], row]}
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            with side_file(self.folder / VALIDATIONS):
+                append_whole(self.folder / VALIDATIONS, _lines([row]))
 
     @override
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -79,7 +99,8 @@ class RunRecorder(Callback):
         data = trainer.datamodule
         per_sample = getattr(data, "tokens_per_sample", None)
         counts = data.samples_seen * (per_sample or 1)
-        validations = self._state["validations"]
+        # where nothing was left to train, training has not begun
+        validations = self._known_validations(trainer.global_step) if trainer.is_global_zero else []
         callback = _callback(trainer)
         metrics = {
             "steps": trainer.global_step,
@@ -95,12 +116,45 @@ class RunRecorder(Callback):
             "align_seconds": round(callback.seconds, 2) if callback is not None else 0.0,
         }
         if trainer.is_global_zero:
-            (self.folder / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+            with side_file(self.folder / METRICS):
+                write_json(self.folder / METRICS, metrics)
         return metrics
 
     def _seconds(self) -> float:
         running = time.perf_counter() - self._started if self._started else 0.0
         return float(self._state["seconds"]) + running
+
+    def _go_on_with_validations(self, step: int) -> None:
+        known = self._known_validations(step) if step else []
+        self._state = {**self._state, "validations": known}
+        with side_file(self.folder / VALIDATIONS), atomic_write(self.folder / VALIDATIONS) as file:
+            file.write(_lines([_VALIDATIONS_HEADER, *known]).encode())
+
+    def _known_validations(self, step: int) -> list[list[Any]]:
+        """Validations up to a step: those of the checkpoint, and those that came after it was taken, at its step."""
+        known = {}
+        with side_file(self.folder / VALIDATIONS):
+            known = {int(row[0]): float(row[1]) for row in self._rows(VALIDATIONS, _VALIDATIONS_HEADER)}
+        known |= {int(at): float(loss) for at, loss in self._state["validations"]}
+        return [[at, known[at]] for at in sorted(known) if at <= step]
+
+    def _go_on_with_weights(self, trainer: Any) -> None:
+        domains, step = trainer.datamodule.domain_names, trainer.global_step
+        self._columns = weights_header(domains)
+        header, rows = self._columns, list[list[str]]()
+        if step:
+            with side_file(self.folder / WEIGHTS):
+                header, rows = self._weights_rows()
+        # the mixture may have other domains by now: what was drawn from those that are gone is still told
+        gone = [name.removeprefix("weight/") for name in header if name.startswith("weight/")]
+        self._columns = weights_header((*domains, *(domain for domain in gone if domain not in domains)))
+        kept = [dict(zip(header, row, strict=True)) for row in rows if int(row[0]) <= step]
+        with side_file(self.folder / WEIGHTS), atomic_write(self.folder / WEIGHTS) as file:
+            file.write(_lines([self._columns, *(self._cells(row) for row in kept)]).encode())
+        if kept:
+            self._step, self._version = int(kept[-1]["step"]), int(kept[-1]["version"])
+        else:
+            self._append(trainer)
 
     def _append(self, trainer: Any) -> None:
         alignments, weights = _alignments(trainer), trainer.datamodule.weights.tolist()
@@ -109,17 +163,47 @@ class RunRecorder(Callback):
         of_domains = alignments is not None and fresh and len(alignments.values) == len(weights)
         values: Iterable[Any] = alignments.values.tolist() if of_domains else [""] * len(weights)
         self._step, self._version = trainer.global_step, trainer.datamodule.weights_version
-        with self._weights_file("a") as file:
-            csv.writer(file).writerow([self._step, self._version, *weights, *values])
+        names = weights_header(trainer.datamodule.domain_names)
+        row = dict(zip(names, [self._step, self._version, *weights, *values], strict=True))
+        with side_file(self.folder / WEIGHTS):
+            append_whole(self.folder / WEIGHTS, _lines([self._cells(row)]))
 
-    def _rows_until(self, step: int) -> list[list[str]]:
-        if not (self.folder / WEIGHTS).is_file():
+    def _cells(self, row: Mapping[str, Any]) -> list[Any]:
+        # a domain that was not in the mixture had no weight in it
+        return [row.get(name, 0.0 if name.startswith("weight/") else "") for name in self._columns]
+
+    def _weights_rows(self) -> tuple[list[str], list[list[str]]]:
+        path = self.folder / WEIGHTS
+        if not path.is_file():
+            return self._columns, []
+        header, rows, left_out = read_rows(path)
+        if header[:2] != self._columns[:2]:
+            rank_zero_warn(f"{path} is damaged, and begins anew.")
+            return self._columns, []
+        self._tell(path, left_out)
+        return header, rows
+
+    def _rows(self, name: str, header: list[str]) -> list[list[str]]:
+        path = self.folder / name
+        if not path.is_file():
             return []
-        with self._weights_file("r") as file:
-            return [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+        found, rows, left_out = read_rows(path)
+        self._tell(path, left_out)
+        return rows if found == header else []
 
-    def _weights_file(self, mode: str) -> Any:
-        return (self.folder / WEIGHTS).open(mode, newline="", encoding="utf-8")
+    def _tell(self, path: Path, left_out: int) -> None:
+        if left_out:
+            rank_zero_warn(f"{path} had {left_out} row{'s' * (left_out > 1)} that were not whole; they are left out.")
+
+
+def _lines(rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _logs(trainer: Any) -> list[RunLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunLogger)]
 
 
 def _callback(trainer: Any) -> DynamicGradientAlignment | None:

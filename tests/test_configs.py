@@ -7,9 +7,11 @@ from hydra.utils import instantiate
 from torch import nn
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
+from lightning_dga.config_check import check_config
 from lightning_dga.data.text import build_bins
 from lightning_dga.reweighting import RULES
 from lightning_dga.train import config_dir
+from lightning_dga.trainer_settings import fitting_callbacks, make_trainer
 
 CHOICES = {
     group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in config_dir().iterdir() if group.is_dir()
@@ -53,9 +55,8 @@ def composed(tmp_path, corpora, *overrides):
 def test_it_composes_and_instantiates(tmp_path, corpora, choice):
     config = composed(tmp_path, corpora, choice)
     group = choice.partition("=")[0]
-    callbacks = [instantiate(callback) for callback in config.callbacks.values()]
-    loggers = [instantiate(logger) for logger in config.logger.values()]
-    trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers)
+    check_config(config)
+    trainer = make_trainer(config, tmp_path, fitting_callbacks(config))
     assert trainer.max_steps == config.trainer.max_steps
     assert isinstance(instantiate(config.model), nn.Module)
     if group in ("data", "experiment"):

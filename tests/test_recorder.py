@@ -10,7 +10,9 @@ def test_what_was_written_after_the_checkpoint_is_taken_back(tmp_path):
         "step,version,weight/domain0,weight/domain1,alignment/domain0,alignment/domain1\n"
         "0,0,0.5,0.5,,\n2,1,0.6,0.4,1.0,0.5\n4,2,0.7,0.3,1.0,0.5\n"
     )
-    fit = SimpleNamespace(is_global_zero=True, global_step=3, datamodule=mixture(k=2), callbacks=[])
+    fit = SimpleNamespace(
+        is_global_zero=True, global_step=3, datamodule=mixture(k=2), callbacks=[], loggers=[], optimizers=[]
+    )
     RunRecorder(tmp_path).on_train_start(fit, None)
     assert read_weights(tmp_path).steps == [0, 2]
 

@@ -1,4 +1,8 @@
-"""Lets every Hydra application choose from our config groups, as ``callbacks=dga``, once the package is installed.
+"""Lets every Hydra application choose our callback, as ``callbacks=dga``, once the package is installed.
+
+What other applications see is the tree in ``conf/`` beside this file: ``callbacks/dga``, and the group
+``dga/callbacks`` with the other rules. It needs no key of theirs, and it has no group or config that an application may
+have itself but for that one, so that a config that is missing there stays an error.
 
 Hydra imports its plugins whenever an application starts, so nothing heavy is imported here.
 """
@@ -9,9 +13,11 @@ from pathlib import Path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+SHARED_CONFIGS = Path(__file__).parent / "conf"
+
 
 def config_dir() -> Path:
-    """The config tree: inside the installed package, or beside it in a checkout."""
+    """The config tree of ``dga-train``: inside the installed package, or beside it in a checkout."""
     spec = find_spec("lightning_dga")
     assert spec is not None and spec.origin is not None
     package = Path(spec.origin).parent
@@ -19,10 +25,8 @@ def config_dir() -> Path:
 
 
 class LightningDGASearchPath(SearchPathPlugin):
-    """Appends our config tree, so that an application's own configs of the same name come first."""
+    """Appends the configs for other applications, so that an application's own of the same name come first."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """See :class:`hydra.plugins.search_path_plugin.SearchPathPlugin`."""
-        known = {element.path.removeprefix("file://") for element in search_path.get_path() if element.path}
-        if str(config_dir()) not in known:
-            search_path.append(provider="lightning-dga", path=f"file://{config_dir()}")
+        search_path.append(provider="lightning-dga", path=f"file://{SHARED_CONFIGS}")

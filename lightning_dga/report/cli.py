@@ -5,10 +5,8 @@ import sys
 from pathlib import Path
 
 from lightning_dga.report.page import page
-from lightning_dga.report.run_folder import RunFolderError, find_runs
+from lightning_dga.report.run_folder import PAGE, WEIGHTS, RunFolderError, find_runs, read_weights
 from lightning_dga.report.table import common_parent, comparison
-
-PAGE = "report.html"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,6 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
         # a folder and a run in it may both be given
         runs = list(dict.fromkeys(run.resolve() for run in find_runs(options.runs)))
         print(comparison(runs))
+        for run in runs:
+            if left_out := read_weights(run).left_out:
+                print(f"dga-report: left out of {run / WEIGHTS}: {left_out} damaged line(s).", file=sys.stderr)
         if not options.no_page:
             _write_page(runs)
     except RunFolderError as error:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lightning_dga.report import plots
-from lightning_dga.report.run_folder import WEIGHTS, RunFolderError, WeightsTable, read_weights
-from lightning_dga.report.table import Row, compare, html_table, largest, metrics_if_finished, others_label, run_names
+from lightning_dga.report.run_folder import METRICS, WEIGHTS, WeightsTable, read_validations, read_weights
+from lightning_dga.report.table import Row, compare, html_table, largest, metrics_if_whole, others_label, run_names
 
 # up to about here, repeated text is worth as much as new text (Muennighoff et al. 2023, arXiv 2305.16264)
 MOST_EPOCHS = 4
@@ -45,6 +45,8 @@ class _Run:
     name: str
     table: WeightsTable
     metrics: dict[str, Any] | None
+    no_metrics: str
+    noted: list[tuple[int, float]]
 
     @property
     def last_step(self) -> int:
@@ -54,7 +56,7 @@ class _Run:
     @property
     def validations(self) -> list[tuple[int, float]]:
         history = (self.metrics or {}).get("val/target_loss/history") or []
-        return [(step, loss) for step, loss in history]
+        return [(step, loss) for step, loss in history] or self.noted
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def page(runs: list[Path]) -> str:
         RunFolderError: If a folder is not a run folder, or a file in it cannot be read.
     """
     loaded = [
-        _Run(name, _weights(run), metrics_if_finished(run)) for name, run in zip(run_names(runs), runs, strict=True)
+        _Run(name, read_weights(run), *metrics_if_whole(run), read_validations(run))
+        for name, run in zip(run_names(runs), runs, strict=True)
     ]
     title = f"Run {loaded[0].name}" if len(loaded) == 1 else f"Comparison of {len(loaded)} runs"
     parts = [f"<h1>{escape(title)}</h1>", *_comparison(runs, loaded)]
@@ -124,7 +127,7 @@ def _comparison(runs: list[Path], loaded: list[_Run]) -> list[str]:
     parts = [compare(runs).html()]
     histories = {run.name: run.validations for run in loaded if run.validations}
     if histories:
-        unit = next(run.metrics["unit"] for run in loaded if run.metrics is not None)
+        unit = next((run.metrics["unit"] for run in loaded if run.metrics is not None), "samples")
         parts.append(
             _figure(plots.validation_over_steps(histories, unit), "Loss on the validation part of the target.")
         )
@@ -135,9 +138,17 @@ def _section(run: _Run, *, headed: bool) -> list[str]:
     parts = [f"<h2>{escape(run.name)}</h2>"] if headed else []
     if run.metrics is None:
         known = f"The mixture is known up to step {run.last_step:,}." if run.table.steps else "It has no entries yet."
+        why = f"This run has not finished: it has no {METRICS}"
+        if (damaged := run.no_metrics) != "unfinished":
+            why = f"{damaged}, and was left out"
         parts.append(
-            '<p class="note">This run has not finished: it has no metrics.json, so that its losses, and what was drawn '
-            f"from each domain, are not known. {known}</p>"
+            f'<p class="note">{why}, so that its test loss, and what was drawn from each domain, are not known. '
+            f"{known}</p>"
+        )
+    if left_out := run.table.left_out:
+        rows = "1 row was" if left_out == 1 else f"{left_out:,} rows were"
+        parts.append(
+            f'<p class="note">{rows} left out of {WEIGHTS}: not whole, as a full disk or a kill leaves them.</p>'
         )
     if not run.table.steps:
         return parts
@@ -259,29 +270,6 @@ def _helped(table: WeightsTable) -> _Helped:
         positive=dict(zip(table.domains, (values > 0).sum(0).tolist(), strict=True)),
         counts=dict(zip(table.domains, counts.tolist(), strict=True)),
     )
-
-
-def _weights(run: Path) -> WeightsTable:
-    try:
-        table = read_weights(run)
-        rows = list(zip(table.steps, table.versions, table.weights, table.alignments, strict=True))
-        k = len(table.domains)
-        # a run that goes on may be writing its last row
-        if rows and len(rows[-1][3]) < k:
-            del rows[-1]
-        if any(len(weights) != k or len(alignments) != k for *_, weights, alignments in rows):
-            raise ValueError("a row has not a number for each column")
-        return WeightsTable(
-            table.domains,
-            [row[0] for row in rows],
-            [row[1] for row in rows],
-            [row[2] for row in rows],
-            [row[3] for row in rows],
-        )
-    except RunFolderError:
-        raise
-    except (ValueError, IndexError) as error:
-        raise RunFolderError(f"{run / WEIGHTS} cannot be read: {error}") from error
 
 
 def _figure(svg: str, caption: str) -> str:

@@ -1,16 +1,21 @@
 """The files of a run folder: their names, and how they are read and written."""
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 WEIGHTS = "weights.csv"
+VALIDATIONS = "validations.csv"
 METRICS = "metrics.json"
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
+PAGE = "report.html"
+LOCK = ".lock"
+_NEEDED = {"steps", "unit", "tokens"}
 
 
 class RunFolderError(ValueError):
@@ -27,6 +32,7 @@ class WeightsTable:
         versions: Weights version from that row on.
         weights: Weights from that row on, one list of k numbers a row.
         alignments: What they were derived from, likewise; empty strings in the file are NaN here.
+        left_out: Rows that were not whole, as a full disk or a kill leaves them.
     """
 
     domains: list[str]
@@ -34,6 +40,7 @@ class WeightsTable:
     versions: list[int]
     weights: list[list[float]]
     alignments: list[list[float]]
+    left_out: int = 0
 
 
 def weights_header(domains: tuple[str, ...]) -> list[str]:
@@ -42,36 +49,93 @@ def weights_header(domains: tuple[str, ...]) -> list[str]:
 
 
 def read_weights(folder: Path) -> WeightsTable:
-    """Reads ``weights.csv``.
+    """Reads ``weights.csv``, without the rows that are not whole.
 
     Raises:
-        RunFolderError: If the folder has none.
+        RunFolderError: If the folder has none, or what it has is something else.
     """
     path = folder / WEIGHTS
     if not path.is_file():
         raise RunFolderError(f"{folder} is not a run folder: it has no {WEIGHTS}.")
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    k = (len(header) - 2) // 2
+    try:
+        header, rows, left_out = read_rows(path)
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
+    domains = [name.removeprefix("weight/") for name in header if name.startswith("weight/")]
+    if header != weights_header(tuple(domains)):
+        raise RunFolderError(f"{path} cannot be read: its first line has not the columns of a history of weights.")
+    k = len(domains)
     return WeightsTable(
-        domains=[name.removeprefix("weight/") for name in header[2 : 2 + k]],
+        domains=domains,
         steps=[int(row[0]) for row in rows],
         versions=[int(row[1]) for row in rows],
         weights=[[float(value) for value in row[2 : 2 + k]] for row in rows],
         alignments=[[float(value or "nan") for value in row[2 + k :]] for row in rows],
+        left_out=left_out,
     )
+
+
+def read_rows(path: Path) -> tuple[list[str], list[list[str]], int]:
+    """A table of numbers in CSV, as far as it is whole.
+
+    Args:
+        path: A file whose first line names the columns. Those whose name begins with ``alignment/`` may have no number;
+            in ``step`` and ``version`` it is a whole one.
+
+    Returns:
+        The first line, the rows that have as many numbers as it has names, and how many others there are.
+    """
+    # a kill or a full disk may cut a character, a number or a line
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "\ufffd")
+    lines = list(io.StringIO(text, newline=""))
+    torn = bool(lines) and not lines[-1].endswith("\n")
+    rest = iter(lines[:-1] if torn else lines)
+    header = next(csv.reader(rest), [])
+    rows = [_cells(line) for line in rest if line.strip()]
+    kept = [row for row in rows if len(row) == len(header) and all(map(_is_number, header, row))]
+    return header, kept, len(rows) - len(kept) + torn
+
+
+def _cells(line: str) -> list[str]:
+    # each line by itself: numbers need no quotes, and a stray one would swallow the lines behind it
+    try:
+        return next(csv.reader([line]))
+    except csv.Error:
+        return []
+
+
+def _is_number(column: str, value: str) -> bool:
+    if not value:
+        return column.startswith("alignment/")
+    try:
+        int(value) if column in ("step", "version") else float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def read_validations(folder: Path) -> list[tuple[int, float]]:
+    """Steps and losses of the validations that ``validations.csv`` holds so far; none where there is no such file."""
+    path = folder / VALIDATIONS
+    rows = read_rows(path)[1] if path.is_file() else []
+    return [(int(row[0]), float(row[1])) for row in rows]
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Reads ``metrics.json``.
 
     Raises:
-        RunFolderError: If the folder has none, as while the run is not finished.
+        RunFolderError: If the folder has none, as while the run is not finished, or it cannot be read.
     """
     path = folder / METRICS
     if not path.is_file():
         raise RunFolderError(f"{folder} has no {METRICS}: it is not a run folder, or the run has not finished.")
-    metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # not JSON, or not text at all
+        raise RunFolderError(f"{path} cannot be read: {error}") from error
+    if missing := _NEEDED.difference(metrics if isinstance(metrics, dict) else ()):
+        raise RunFolderError(f"{path} is not a file of dga-train: it has no {', '.join(sorted(missing))}.")
     return metrics
 
 

@@ -1,6 +1,7 @@
 """Runs side by side: the rows are worked out once, and written as text or as HTML."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -10,7 +11,6 @@ from lightning_dga.report.run_folder import METRICS, RunFolderError, read_metric
 
 # a crawl may be cut into 262,144 domains: more rows than this are not read by anyone
 MOST_DOMAINS = 30
-_NEEDED = {"steps", "unit", "tokens"}
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,9 @@ def compare(runs: list[Path]) -> Comparison:
 
     Beyond :data:`MOST_DOMAINS` domains, those that most was drawn from have a line each, and the others one together.
     """
-    metrics = [metrics_if_finished(run) for run in runs]
+    metrics, reasons = zip(*(metrics_if_whole(run) for run in runs), strict=True)
     finished = [m for m in metrics if m is not None]
-    names = [
-        name if m is not None else f"{name} (unfinished)" for name, m in zip(run_names(runs), metrics, strict=True)
-    ]
+    names = [f"{name} ({why})" if why else name for name, why in zip(run_names(runs), reasons, strict=True)]
     rows = [
         Row("target test loss", [_number(m, "test/target_loss", ".4f") for m in metrics]),
         Row("target val loss", [_number(m, "val/target_loss", ".4f") for m in metrics]),
@@ -130,24 +128,17 @@ def common_parent(runs: list[Path]) -> Path:
         raise RunFolderError("The runs have no folder in common.") from error
 
 
-def metrics_if_finished(run: Path) -> dict[str, Any] | None:
-    """What ``metrics.json`` holds; None while the run has not written it.
-
-    Raises:
-        RunFolderError: If there is one that cannot be read.
-    """
+def metrics_if_whole(run: Path) -> tuple[dict[str, Any] | None, str]:
+    """What ``metrics.json`` holds, or None and why: the run has not written it yet, or it cannot be read."""
     if not (run / METRICS).is_file():
-        return None
+        return None, "unfinished"
     try:
-        metrics = read_metrics(run)
-    except ValueError as error:  # not JSON, or not text at all
-        raise RunFolderError(f"{run / METRICS} cannot be read: {error}") from error
-    if missing := _NEEDED.difference(metrics):
-        raise RunFolderError(f"{run / METRICS} is not a file of dga-train: it has no {', '.join(sorted(missing))}.")
-    return metrics
+        return read_metrics(run), ""
+    except RunFolderError:
+        return None, f"{METRICS} is damaged"
 
 
-def _drawn(metrics: list[dict[str, Any] | None], finished: list[dict[str, Any]]) -> list[Row]:
+def _drawn(metrics: Sequence[dict[str, Any] | None], finished: list[dict[str, Any]]) -> list[Row]:
     units = "/".join(dict.fromkeys(m["unit"] for m in finished))
     totals: dict[str, int] = {}
     for m in finished:

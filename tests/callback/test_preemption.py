@@ -214,13 +214,30 @@ def test_a_signal_outside_of_training_ends_the_process(tmp_path):
     assert end.value.code == 75 and not end.value.together
 
 
-def test_half_a_checkpoint_is_not_taken(tmp_path):
-    assert newest_checkpoint(tmp_path) is None
-    whole, torn = tmp_path / "last.ckpt", tmp_path / "preempted-step=9.ckpt"
-    whole.write_bytes(b"")
-    torn.mkdir()
-    (torn / "meta.pt").write_bytes(b"")
-    os.utime(whole, (1, 1))
-    assert newest_checkpoint(tmp_path) == whole
-    (torn / ".metadata").write_bytes(b"")
-    assert newest_checkpoint(tmp_path) == torn
+def test_a_kill_while_it_saves_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    assert run(tmp_path, Moments(5))["ended"] is not None
+    (before,) = tmp_path.glob("*.ckpt")
+
+    def killed(self, folder, but=None):
+        raise KeyboardInterrupt
+
+    # as it is renamed, and before others are removed: there are two then, and never none
+    monkeypatch.setattr(Preemption, "_remove_all", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run(tmp_path, Moments(5))
+    assert before.exists() and len(list(tmp_path.glob("*.ckpt"))) == 2
+    assert newest_checkpoint(tmp_path) != before
+
+
+def test_a_full_disk_while_it_saves_is_named_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    assert run(tmp_path, Moments(5))["ended"] is not None
+    (before,) = tmp_path.glob("*.ckpt")
+
+    def full(self, path, *_, **__):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.Trainer.save_checkpoint", full)
+    with pytest.raises(OSError, match=r"cannot be saved: .*No space.*preempted-step"):
+        run(tmp_path, Moments(5))
+    assert list(tmp_path.iterdir()) == [before]

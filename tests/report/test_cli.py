@@ -75,11 +75,16 @@ def test_a_folder_without_runs(tmp_path, capsys):
     assert "missing is not a run folder" in refused(capsys, tmp_path / "missing")
 
 
-def test_broken_files(tmp_path, capsys):
+def test_what_is_not_whole_is_left_out_and_told(tmp_path, capsys):
     run = write_run(tmp_path / "run", TWO, ALIGNED)
-    (run / "metrics.json").write_text('{"steps": 3')
-    assert "metrics.json cannot be read" in refused(capsys, run)
-    run = write_run(tmp_path / "other", TWO, ALIGNED)
+    with (run / "weights.csv").open("a") as file:
+        file.write("20,2,0.")
+    main([str(run)])
+    assert f"left out of {run / 'weights.csv'}: 1 damaged line" in capsys.readouterr().err
+
+
+def test_a_history_that_cannot_be_read(tmp_path, capsys):
+    run = write_run(tmp_path / "run", TWO, ALIGNED)
     (run / "weights.csv").write_text("")
     assert "weights.csv cannot be read" in refused(capsys, run)
 

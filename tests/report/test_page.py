@@ -168,14 +168,28 @@ def test_a_row_that_is_being_written_is_not_read(tmp_path):
     assert "up to step 20" in Page(page([folder])).text
 
 
-def test_a_broken_file_is_named(run):
-    with (run / "weights.csv").open("a") as file:
-        file.write("30,3,0.2\n40,4,0.2\n")
+def test_rows_that_are_not_whole_are_left_out_and_told(run):
+    whole = page([run])
+    with (run / "weights.csv").open("ab") as file:
+        file.write(
+            b"30,3,0.2\n40,4,0.2,0.6,\xff,,,\n50,5,\x00,0.5,0.2,,,\n'60,\"7\n70,7,1,0,0,,,\n80,8,1,0,0,0.1,0.2,0."
+        )
+    parsed = Page(page([run]))
+    assert "5 rows were left out of weights.csv" in parsed.text and "left out" not in Page(whole).text
+    assert parsed.rows(1)["wiki"][3] == "100.0%", "the whole row behind those that are not is read"
+
+
+@pytest.mark.parametrize("first_line", ["", "ten,0,1", "step,version,weight/a,alignment/b", "\0\0\n"])
+def test_a_file_of_something_else_is_named(run, first_line):
+    (run / "weights.csv").write_text(first_line + "\n1,0,1,\n")
     with pytest.raises(RunFolderError, match=r"first/weights\.csv cannot be read"):
         page([run])
-    (run / "weights.csv").write_text("step,version,weight/a,alignment/a\nten,0,1,\n")
-    with pytest.raises(RunFolderError, match=r"first/weights\.csv cannot be read"):
-        page([run])
+
+
+def test_losses_are_drawn_before_a_run_has_finished(tmp_path):
+    folder = write_run(tmp_path / "run", THREE, ALIGNED, finished=False)
+    (folder / "validations.csv").write_text("step,val/target_loss\n10,3.5\n20,3.25\n30,3.")
+    assert "target validation loss" in " ".join(sum(Page(page([folder])).charts, []))
 
 
 def test_many_domains_are_limited(tmp_path):

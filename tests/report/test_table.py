@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lightning_dga.report import RunFolderError, comparison
+from lightning_dga.report import RunFolderError, comparison, page, read_metrics
 from tests.report.folders import write_run
 
 TWO = {"wiki": [0.5, 0.5], "code": [0.5, 0.5]}
@@ -66,9 +66,12 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
     assert comparison(runs).splitlines()[0].split() == ["uniform/seed0", "dga/seed0"]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"steps": 3})])
-def test_broken_metrics_are_named(tmp_path, content):
-    run = write_run(tmp_path / "a", TWO)
-    (run / "metrics.json").write_text(content)
-    with pytest.raises(RunFolderError, match=r"metrics\.json"):
-        comparison([run])
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"steps": 3}), "\xff"])
+def test_damaged_metrics_are_left_out_and_told(tmp_path, content):
+    damaged, whole = write_run(tmp_path / "a", TWO), write_run(tmp_path / "b", TWO)
+    (damaged / "metrics.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(RunFolderError, match=r"a/metrics\.json"):
+        read_metrics(damaged)
+    table = comparison([damaged, whole])
+    assert "a (metrics.json is damaged)" in table and "2.5000" in table
+    assert "metrics.json is damaged, and was left out" in page([damaged])

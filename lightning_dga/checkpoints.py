@@ -1,0 +1,178 @@
+"""Which checkpoint of a folder a run can go on from: whole, of a training run, and free of anything but data.
+
+A checkpoint is a pickle, and Lightning before 2.6 unpickles whatever is in it. What is found here has been read by
+``torch.load(weights_only=True)`` before, which builds tensors and plain values and executes nothing.
+"""
+
+import io
+import pickle
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from lightning_dga._lightning import rank_zero_warn
+
+# what Lightning writes for a run that is to go on; a file of weights alone has no optimizer's
+_NEEDED = ("state_dict", "loops", "optimizer_states", "global_step")
+# a checkpoint in shards is a folder; these two are written when its shards are
+_SHARDS, _REST = ".metadata", "meta.pt"
+# what `.metadata` may be made of, by module
+_DESCRIBES_SHARDS = {
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.distributed.checkpoint.metadata": (
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.serialization": ("_get_layout",),
+    "torch": ("Size",),
+    "collections": ("OrderedDict",),
+    # where it was written; of one module or the other, by the version of Python
+    "pathlib": ("PosixPath", "WindowsPath"),
+    "pathlib._local": ("PosixPath", "WindowsPath"),
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that a run cannot go on from."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    step: int
+    finished: int
+    path: Path
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """The checkpoint of a folder that was taken after the most steps; may be given to ``fit`` as ``ckpt_path``.
+
+    Those that cannot be used are passed over with a warning: cut short, damaged, of something else than a training run,
+    or holding objects that only a pickle can bring back, and that may therefore execute anything.
+
+    Args:
+        folder: Where checkpoints are, files or folders of shards called ``*.ckpt``.
+
+    Returns:
+        Its path; None where the folder has no checkpoint.
+
+    Raises:
+        CheckpointError: If it has checkpoints, and none can be used.
+    """
+    usable, unusable = [], {}
+    for path in sorted(Path(folder).glob("*.ckpt")):
+        try:
+            usable.append(_Candidate(checkpoint_step(path), path.stat().st_mtime_ns, path))
+        except CheckpointError as error:
+            unusable[path] = str(error)
+    # a copy of a folder has other times, so steps come first
+    for candidate in sorted(usable, key=lambda one: (one.step, one.finished), reverse=True):
+        if (damage := _damage(candidate.path)) is None:
+            for reason in unusable.values():
+                rank_zero_warn(f"{reason} It is passed over, for {candidate.path}.")
+            return candidate.path
+        unusable[candidate.path] = damage
+    if unusable:
+        raise CheckpointError(
+            f"{' '.join(unusable.values())} There is no other checkpoint to go on from: remove "
+            f"{'it' if len(unusable) == 1 else 'them'} to start over."
+        )
+    return None
+
+
+def checkpoint_step(path: Path) -> int:
+    """Optimizer steps that were done when a checkpoint was taken, from a look at it that does not read its tensors.
+
+    Raises:
+        CheckpointError: If it cannot be used.
+    """
+    return int(read_checkpoint(path)["global_step"])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, with tensors that are read only when they are used; without those in shards.
+
+    Raises:
+        CheckpointError: If it cannot be used.
+    """
+    try:
+        if path.is_dir():
+            _read_shards(path)
+            content = _load(path / _REST)
+        else:
+            content = _load(path)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} {_why_not_unpickled(error)}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # torch has no error of its own for a file that is not what it should be
+        raise CheckpointError(f"{path} is damaged, cut short, or no checkpoint.") from error
+    needed = [name for name in _NEEDED if not (path.is_dir() and name in ("state_dict", "optimizer_states"))]
+    if not isinstance(content, dict) or any(name not in content for name in needed):
+        raise CheckpointError(f"{path} is no checkpoint of a training run.")
+    return content
+
+
+def _load(file: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles of other programs
+        # mapped, a file costs no more than its list of contents; torch maps only the format that it writes since 1.6
+        return torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
+
+
+def _read_shards(folder: Path) -> None:
+    """Raises an error where shards are missing or cut short, or where one holds more than data."""
+    with (folder / _SHARDS).open("rb") as file:
+        described = _ShardsUnpickler(file).load()
+    for index, place in described.storage_data.items():
+        with (folder / place.relative_path).open("rb") as shard:
+            if shard.seek(0, io.SEEK_END) < place.offset + place.length:
+                raise EOFError(f"{place.relative_path} is cut short")
+            if type(described.state_dict_metadata[index.fqn]).__name__ == "BytesStorageMetadata":
+                # torch unpickles these without restriction
+                shard.seek(place.offset)
+                torch.load(io.BytesIO(shard.read(place.length)), map_location="cpu", weights_only=True)
+
+
+class _ShardsUnpickler(pickle.Unpickler):
+    @override
+    def find_class(self, module: str, name: str) -> Any:
+        if name in _DESCRIBES_SHARDS.get(module, ()) or (
+            module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        ):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name} was not an allowed global")
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint, all of which are read; None where nothing is."""
+    # torch does not look at checksums when it reads, and may have been told not to write them
+    if path.is_dir() or not zipfile.is_zipfile(path) or not torch.serialization.get_crc32_options():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged list of contents may lead anywhere
+        return f"{path} is damaged or cut short ({error})."
+    return None if damaged is None else f"{path} is damaged: the checksum of {damaged} in it is wrong."
+
+
+def _why_not_unpickled(error: pickle.UnpicklingError) -> str:
+    said = str(error)
+    if "GLOBAL " in said:
+        name = said.partition("GLOBAL ")[2].split()[0]
+        return (
+            f"holds a {name}, which may execute anything when it is read. If you trust it, allow it before with "
+            "`torch.serialization.add_safe_globals`."
+        )
+    return "is damaged, cut short, or no checkpoint."
