@@ -49,8 +49,8 @@ from lightning_dga.report.run_folder import (
     WEIGHTS,
     RunFolderError,
 )
-from lightning_dga.run_settings import changed_settings, check_fits
 from lightning_dga.run_lock import sole_writer
+from lightning_dga.run_settings import changed_settings, check_fits
 from lightning_dga.side_files import side_file
 from lightning_dga.trainer_settings import fitting_callbacks, make_trainer
 
