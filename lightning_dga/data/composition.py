@@ -161,6 +161,13 @@ class Composition:
             np.add.at(self._counts, draw.domains, 1)
         return draws
 
+    def draw_again(self, draw: Draw) -> Draw:
+        """Draws the samples of an earlier draw once more, whatever the weights; nothing may be pending."""
+        again = Draw(self._drawn, self.version, draw.domains, draw.positions)
+        self._pending.append(again)
+        np.add.at(self._counts, again.domains, 1)
+        return again
+
     def is_pending(self, draw: Draw) -> bool:
         """Whether a draw waits to be handed over; one that was recalled does not."""
         return any(draw is pending for pending in self._pending)

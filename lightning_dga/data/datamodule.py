@@ -373,6 +373,7 @@ class MixtureDataModule(LightningDataModule):
             stream_shards=self._stream_shards,
             stream_state=self._stream_state,
             before_batch=self._before_batch,
+            repeats=self._repeats(),
             **self._workers,
         )
         return self._loader
@@ -592,6 +593,14 @@ class MixtureDataModule(LightningDataModule):
                 f"{own} takes the state of the data module {found[0]!r}: the checkpoint has none of {own!r}."
             )
             self.load_state_dict(found[1])
+
+    def _repeats(self) -> int | None:
+        """How many batches Lightning's ``overfit_batches`` wants to see again in every epoch."""
+        wanted = getattr(self.trainer, "overfit_batches", 0)
+        if not wanted:
+            return None
+        length = self.batches_per_epoch
+        return max(min(wanted, length) if isinstance(wanted, int) else int(wanted * length), 1)
 
     def _before_batch(self) -> None:
         if self.trainer is not None:

@@ -6,6 +6,7 @@ weights made stale is dropped when it arrives, and workers skip it where they ha
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -89,6 +90,8 @@ class MixtureLoader:
         stream_shards: Into how many shards a stream is split at most, where it can be.
         stream_state: What :meth:`stream_state` gave in an earlier run.
         before_batch: Called before each batch is handed over.
+        repeats: How many first batches to repeat in every epoch, as Lightning's ``overfit_batches`` asks; they are kept
+            in memory. None, if not given.
         **workers: ``num_workers``, ``prefetch_factor``, ``pin_memory``, ``timeout``, ``multiprocessing_context`` and
             ``worker_init_fn`` of :class:`torch.utils.data.DataLoader`.
     """
@@ -108,11 +111,15 @@ class MixtureLoader:
         stream_shards: int = 16,
         stream_state: dict[str, Any] | None = None,
         before_batch: Callable[[], None] | None = None,
+        repeats: int | None = None,
         **workers: Any,
     ) -> None:
         self.batch_size = batch_size
         self.current: BatchInfo | None = None
         self._before_batch = before_batch
+        self._repeats = repeats
+        self._kept: list[tuple[Draw, Any]] = []
+        self._next_kept = 0
         self._composition = composition
         self._batches_per_epoch = batches_per_epoch
         self._rank = rank
@@ -141,6 +148,7 @@ class MixtureLoader:
         return self._batches_per_epoch
 
     def __iter__(self) -> Iterator[Any]:
+        self._next_kept = 0
         for _ in range(self._batches_per_epoch):
             yield self._next_batch()
 
@@ -185,6 +193,8 @@ class MixtureLoader:
     def _next_batch(self) -> Any:
         if self._before_batch is not None:
             self._before_batch()
+        if self._repeats is not None and len(self._kept) == self._repeats:
+            return self._kept_batch()
         if self._batches is None:
             self._batches = iter(self._loader)
         while True:
@@ -206,7 +216,22 @@ class MixtureLoader:
         self.current = BatchInfo(draw.domains[self._own()], draw.version, draw.start)
         if self._streams:
             self._streams.exchange(draw)
+        if self._repeats is not None:
+            self._kept.append((draw, deepcopy(batch)))
+            if len(self._kept) == self._repeats:
+                self.close()
         return batch
+
+    def _kept_batch(self) -> Any:
+        draw, batch = self._kept[self._next_kept]
+        self._next_kept = (self._next_kept + 1) % len(self._kept)
+        again = self._composition.draw_again(draw)
+        if self._streams:
+            self._streams.pass_over(again)
+        self._composition.hand_over(again)
+        self.current = BatchInfo(again.domains[self._own()], again.version, again.start)
+        # training may write into it
+        return deepcopy(batch)
 
     def _next_work(self) -> _Work:
         while self._composed and not self._composition.is_pending(self._composed[0][0]):

@@ -137,6 +137,10 @@ class ShardedStreams:
             if ahead is None or ahead.done():
                 reader.release(int(before[domain].counts[shard]))
 
+    def pass_over(self, draw: Draw) -> None:
+        """Says that a draw is being given to training whose samples were read before."""
+        self._at = dict([*self._at.items(), (draw.stop, self._at[max(self._at)])][-_REMEMBERED:])
+
     def exchange(self, draw: Draw) -> None:
         """Makes every process know, now and then, how far each shard was read, and the readers' states.
 
