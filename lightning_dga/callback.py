@@ -1,5 +1,6 @@
 """The callback: when to align, what is logged, what is checkpointed. The only room that knows a Trainer's loops."""
 
+import inspect
 import re
 import time
 import zlib
@@ -259,6 +260,8 @@ class DynamicGradientAlignment(Callback):
                 f"{type(pl_module).__name__} optimizes manually, so its `training_step` cannot measure a loss. "
                 "Define `alignment_loss(batch)` on it, or give the callback `loss_fn(pl_module, batch)`."
             )
+        if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
+            _check_iterator_step(pl_module, loss, self._measurer.estimator)
 
     @override
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -598,6 +601,20 @@ def _mixture(trainer: Any) -> Mixture:
             "Call `trainer.fit(model, datamodule=MixtureDataModule(...))`."
         )
     return datamodule
+
+
+def _check_iterator_step(pl_module: Any, loss: LossFunction, estimator: Any) -> None:
+    """Refuses what needs the batch of a step before the step, where ``training_step`` fetches it itself."""
+    if uses_training_step(loss):
+        raise MisconfigurationException(
+            f"The `training_step` of {type(pl_module).__name__} takes a `dataloader_iter`, so it cannot measure the loss "
+            "of a probe batch. Define `alignment_loss(batch)` on it, or give the callback `loss_fn(pl_module, batch)`."
+        )
+    if isinstance(estimator, Auto | StepEstimator):
+        raise MisconfigurationException(
+            f"The `training_step` of {type(pl_module).__name__} takes a `dataloader_iter`, so its batch cannot be "
+            "watched. Give the callback an estimator that probes: `estimator='batched'`, `'backward'` or `'finite_difference'`."
+        )
 
 
 def _check_strategy(trainer: Any) -> None:

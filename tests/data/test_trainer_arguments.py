@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
 from tests.toys import Plain, Points, Stream, trainer
@@ -107,3 +108,21 @@ def test_a_step_that_takes_an_iterator_trains():
     trainer(max_steps=12).fit(model, datamodule=module)
     assert model.rows == sum(fit(data(), max_steps=12)[0], [])
     assert module.samples_seen.sum() == 24
+
+
+def test_with_the_callback_such_a_step_needs_a_loss_and_an_estimator_that_probes():
+    class Measured(FromIterator):
+        def alignment_loss(self, batch):
+            return self.loss(batch)
+
+    def run(model, estimator):
+        callback = DynamicGradientAlignment(every_n_steps=2, estimator=estimator)
+        trainer(callback, max_steps=4).fit(model, datamodule=data())
+        return callback
+
+    with pytest.raises(MisconfigurationException, match=r"`dataloader_iter`.* Define `alignment_loss\(batch\)`"):
+        run(FromIterator(), "backward")
+    for estimator in ("auto", "in_step"):
+        with pytest.raises(MisconfigurationException, match=r"takes a `dataloader_iter`.*`estimator='batched'`"):
+            run(Measured(), estimator)
+    assert run(Measured(), "backward").alignments.step == 4
