@@ -5,11 +5,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: help demo test test-slow test-cluster lint types notebooks clean
+.PHONY: help demo test test-numerics test-slow test-cluster lint types notebooks clean
 
 help:
 	@echo "make demo          train with a uniform mixture and with DGA on real text, and compare (about 3 minutes)"
 	@echo "make test          lint, types and the fast tests (about 7 minutes on two cores)"
+	@echo "make test-numerics the tests of numerics on each of the processor's instruction sets (about 4 minutes)"
 	@echo "make test-slow     tests that train for minutes"
 	@echo "make test-cluster  DDP, FSDP2, two machines, SLURM, preemption, a fresh installation (about 8 minutes)"
 	@echo "make notebooks     execute the notebooks from a clean kernel"
@@ -26,6 +27,14 @@ demo: $(READY)
 
 test: lint types $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not cluster'
+
+# where a processor lacks an instruction set, torch takes the best that it has
+test-numerics: $(READY)
+	for capability in default avx2 avx512; do for threads in 1 2; do \
+	  echo "ATEN_CPU_CAPABILITY=$$capability, $$threads threads"; \
+	  ATEN_CPU_CAPABILITY=$$capability OMP_NUM_THREADS=$$threads \
+	    $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'numerics and not slow and not cluster' tests/alignment || exit 1; \
+	done; done
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -33,12 +33,12 @@ def installed(tmp_path_factory):
     """The folder of the commands of a fresh environment that has the wheel, and our dependencies by a path entry."""
     folder = tmp_path_factory.mktemp("installed")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=200)
+    subprocess.run([*build, "--wheel-dir", str(folder), str(ROOT)], check=True, timeout=800)
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "env", with_pip=False, symlinks=True)
     place = sysconfig.get_path("purelib", vars={"base": str(folder / "env"), "platbase": str(folder / "env")})
     install = [sys.executable, "-m", "pip", "--python", str(folder / "env" / "bin" / "python"), "install", "--quiet"]
-    subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True, timeout=200)
+    subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True, timeout=800)
     # a `.pth` file in a folder that is added by one is not read, so an editable install does not shine through
     Path(place, "dependencies.pth").write_text("\n".join(site.getsitepackages()))
     return folder / "env" / "bin"
@@ -47,7 +47,7 @@ def installed(tmp_path_factory):
 def run(folder, *command):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=800)
 
 
 @pytest.mark.cluster

@@ -37,7 +37,7 @@ def test_every_dga_train_command_composes(command):
     arguments = [sys.executable, "-m", "lightning_dga.train", "--cfg", "job"]
     # a sweep's lists are for the sweeper; one of each is composed here
     overrides = [re.sub(r"=([^,]*),.*", r"=\1", override) for override in overrides]
-    done = subprocess.run([*arguments, *overrides], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([*arguments, *overrides], capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-1000:]
     assert "callbacks:" in done.stdout
 

@@ -24,7 +24,7 @@ def test_two_processes_of_torchrun_do_what_one_does(tmp_path, corpora):
 
     def run(*overrides):
         return subprocess.run(
-            [*command, *overrides], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+            [*command, *overrides], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800
         )
 
     done = run()

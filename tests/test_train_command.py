@@ -34,7 +34,7 @@ QUICK = [
 def dga_train(folder, *overrides, **environment):
     command = [sys.executable, "-m", "lightning_dga.train", *overrides]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=200)
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=800)
 
 
 def corpora_run(folder, corpora, *overrides, **environment):

@@ -8,6 +8,8 @@ from lightning_dga.alignment import Backward, FlatGradient, Measurement, ProbeLo
 from tests.alignment.reference import alignments as reference
 from tests.toys import Plain, mixture
 
+pytestmark = pytest.mark.numerics
+
 
 def estimate(model, datamodule, size=3, update=0, **loss_settings):
     loss = ProbeLoss(model.eval(), lambda module, batch: module.loss(batch), **loss_settings)

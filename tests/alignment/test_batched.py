@@ -25,6 +25,8 @@ from tests.alignment.uses import (
     Twice,
 )
 
+pytestmark = pytest.mark.numerics
+
 
 def normalised(kind):
     return kind(nn.Linear(4, 4))

@@ -8,6 +8,8 @@ from lightning_dga.alignment import Batched, InStep
 from lightning_dga.models import GPT
 from tests.alignment.held import Held, expected, measure, sequences
 
+pytestmark = pytest.mark.numerics
+
 
 def loss(module, batch):
     return module.alignment_loss(batch[0])

@@ -22,6 +22,8 @@ from lightning_dga.models import GPT
 from tests.alignment.reference import alignments as reference
 from tests.toys import Plain, mixture
 
+pytestmark = pytest.mark.numerics
+
 
 def mean_loss(module, batch):
     return module.loss(batch)

@@ -5,6 +5,8 @@ from torch import nn
 from lightning_dga.alignment.layers import affine, is_affine, tangent_of
 from lightning_dga.alignment.samples import Layer, contraction
 
+pytestmark = pytest.mark.numerics
+
 B = 3
 KNOWN = {
     "linear": (lambda: nn.Linear(4, 5), (B, 6, 4)),

@@ -56,7 +56,7 @@ def one(rank, what, folder, port):
     # the store is in none of the processes that may die, as torchrun has it
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
-    callback = DynamicGradientAlignment(2, estimator="backward", timeout=6)
+    callback = DynamicGradientAlignment(2, estimator="backward", timeout=30)
     fit = trainer(callback, Astray(), max_steps=8, strategy="ddp", devices=RANKS)
     try:
         fit.fit(Model(what), datamodule=mixture(batch_size=2))
@@ -74,7 +74,7 @@ def job(folder, what):
         one, (what, folder, store.port), RANKS, start_method="fork", join=False
     ).processes
     for process in started:
-        process.join(240)
+        process.join(900)
     status = [process.exitcode for process in started]
     for process in started:
         process.kill()

@@ -93,7 +93,7 @@ class Slurm:
         self._daemon("slurmctld", "-D", "-c", "-f", config)
         for node in ("n1", "n2"):
             self._daemon("slurmd", "-D", "-N", node, "-f", config)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 240
         while "idle 2" not in self.ask("sinfo", "-h", "-o", "%T %D"):
             assert time.monotonic() < until, (self._folder / "slurmctld.log").read_text()[-2000:]
             time.sleep(0.2)
@@ -109,7 +109,7 @@ class Slurm:
         for daemon in reversed(self._daemons):
             daemon.terminate()
         for daemon in self._daemons:
-            daemon.wait(20)
+            daemon.wait(120)
 
     def _daemon(self, *command: str) -> None:
         with (self._folder / f"{command[0]}.log").open("ab") as log:

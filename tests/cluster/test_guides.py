@@ -14,11 +14,11 @@ from torch.utils.data import TensorDataset
 from tests.cluster.guides import GUIDES, commands, small
 from tests.toys import Linear
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(4800)]
 
 
 def execute(command, folder, **settings):
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, **settings)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1500, **settings)
     assert done.returncode == 0, f"{shlex.join(map(str, command))}\n{done.stderr[-2000:]}"
     return done.stdout + done.stderr
 

@@ -12,7 +12,7 @@ SETTINGS = ["callbacks.dga.estimator=backward"]
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(4800)
 def test_two_machines_do_what_one_process_does(machines, tmp_path, corpora):
     started = []
     for machine, command in zip(machines, commands("torchrun"), strict=True):
@@ -20,7 +20,7 @@ def test_two_machines_do_what_one_process_does(machines, tmp_path, corpora):
         words = small(command, corpora, *SETTINGS, "data.batch_size=4", "name=together", devices=1)
         started.append(machine.start(*words, cwd=tmp_path))
     for process in started:
-        said = process.communicate(timeout=500)[1]
+        said = process.communicate(timeout=1500)[1]
         assert process.returncode == 0, said[-3000:]
     assert corpora_run(tmp_path, corpora, *SETTINGS, "name=alone").returncode == 0
     folders = [tmp_path / "runs" / name / "dga_seed0" for name in ("alone", "together")]
@@ -31,14 +31,14 @@ def test_two_machines_do_what_one_process_does(machines, tmp_path, corpora):
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(4800)
 def test_the_machines_do_not_share_a_loopback(machines):
     """Else the test above would pass with a wrong address too."""
     first, second = machines
-    listen = "import socket; s = socket.create_server(('127.0.0.1', 29777)); s.settimeout(20); s.accept()"
+    listen = "import socket; s = socket.create_server(('127.0.0.1', 29777)); s.settimeout(120); s.accept()"
     connect = "import socket; socket.create_connection(('127.0.0.1', 29777), 2)"
     server = first.start("python3", "-c", listen)
     try:
-        assert second.start("python3", "-c", connect).wait(20) != 0
+        assert second.start("python3", "-c", connect).wait(120) != 0
     finally:
         server.kill()

@@ -56,7 +56,7 @@ def test_a_worker_that_is_killed_is_an_error_from_which_a_run_goes_on():
     with pytest.raises(RuntimeError, match=r"killed by signal|exited unexpectedly"):
         while True:
             seen += samples(batches, 1)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 600
     state = data.state_dict()
     data.teardown("fit")
     resumed = mixture(num_workers=2)
@@ -76,7 +76,7 @@ def test_a_worker_that_hangs_is_an_error_after_the_timeout():
     with pytest.raises(RuntimeError, match="timed out after 1"):
         next(iter(data.train_dataloader()))
     data.teardown("fit")
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 600
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
