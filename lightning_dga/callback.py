@@ -605,15 +605,16 @@ def _mixture(trainer: Any) -> Mixture:
 
 def _check_iterator_step(pl_module: Any, loss: LossFunction, estimator: Any) -> None:
     """Refuses what needs the batch of a step before the step, where ``training_step`` fetches it itself."""
+    step = f"The `training_step` of {type(pl_module).__name__} takes a `dataloader_iter`"
     if uses_training_step(loss):
         raise MisconfigurationException(
-            f"The `training_step` of {type(pl_module).__name__} takes a `dataloader_iter`, so it cannot measure the loss "
-            "of a probe batch. Define `alignment_loss(batch)` on it, or give the callback `loss_fn(pl_module, batch)`."
+            f"{step}, so it cannot measure the loss of a probe batch. Define `alignment_loss(batch)` on it, or give the "
+            "callback `loss_fn(pl_module, batch)`."
         )
     if isinstance(estimator, Auto | StepEstimator):
         raise MisconfigurationException(
-            f"The `training_step` of {type(pl_module).__name__} takes a `dataloader_iter`, so its batch cannot be "
-            "watched. Give the callback an estimator that probes: `estimator='batched'`, `'backward'` or `'finite_difference'`."
+            f"{step}, so its batch cannot be watched. Give the callback an estimator that probes: "
+            "`estimator='batched'`, `'backward'` or `'finite_difference'`."
         )
 
 
