@@ -4,7 +4,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 from unittest.mock import patch
@@ -12,6 +12,8 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 _CHECKPOINTS = re.compile(
@@ -88,52 +90,66 @@ def _dropouts(module: nn.Module) -> dict[str, float]:
 
 
 def _is_noisy(module: nn.Module) -> bool:
-    kind = type(module)
-    return kind.__module__.split(".")[0] == "torch" or bool(_NOISE.search(kind.__name__))
+    known = isinstance(module, (_DropoutNd, _NormBase))
+    return known or _is_torchs_own(type(module)) or bool(_NOISE.search(type(module).__name__))
+
+
+def _is_torchs_own(kind: type) -> bool:
+    # not going by the class alone: FSDP2 makes one of its own of a user's
+    return all(base.__module__.split(".")[0] in ("torch", "builtins", "typing", "abc") for base in kind.__mro__)
 
 
 def _needs_training(module: nn.Module) -> bool:
     if isinstance(module, nn.RNNBase):
         return True
-    if type(module).__module__.split(".")[0] == "torch":
+    if _is_torchs_own(type(module)):
         return False
-    attributes = {name: value for base in reversed(type(module).__mro__) for name, value in vars(base).items()}
-    # a number, as of the layers to checkpoint, is a flag too
-    flags = [
-        value
-        for name, value in {**attributes, **vars(module)}.items()
-        if isinstance(value, (bool, int)) and _CHECKPOINTS.search(name) and not _FILES.search(name)
-    ]
+    flags = [value for name, value in {**_class_flags(type(module)), **vars(module)}.items() if _is_flag(name, value)]
     return any(flags) if flags else _checkpoints_in_training(type(module))
+
+
+def _is_flag(name: str, value: Any) -> bool:
+    # a number, as of the layers to checkpoint, is a flag too
+    return isinstance(value, (bool, int)) and _is_of_checkpoints(name)
+
+
+@cache
+def _is_of_checkpoints(name: str) -> bool:
+    return bool(_CHECKPOINTS.search(name)) and not _FILES.search(name)
+
+
+def _class_flags(kind: type) -> dict[str, Any]:
+    return {name: getattr(kind, name, None) for name in _flag_names(kind)}
+
+
+@cache
+def _flag_names(kind: type) -> list[str]:
+    return [name for name in dir(kind) if _is_of_checkpoints(name)]
 
 
 def _checkpoints_in_training(kind: type) -> bool:
     """Whether the code of a class speaks of checkpointing as well as of training mode."""
     names = {name for base in kind.__mro__ for name in _names_in(base)}
-    speaks = any(_CHECKPOINTS.search(name) and not _FILES.search(name) for name in names)
-    return speaks and "training" in names
+    return "training" in names and any(map(_is_of_checkpoints, names))
 
 
+@cache
 def _names_in(kind: type) -> Sequence[str]:
     if kind.__module__.split(".")[0] in _LIBRARIES:
         return ()
-    if kind not in _names:
-        found: list[str] = []
-        waiting: list[Any] = [
-            getattr(getattr(member, "__wrapped__", member), "__code__", None)
-            for value in vars(kind).values()
-            for member in (getattr(value, "__func__", value), getattr(value, "fget", None))
-        ]
-        while waiting:
-            code = waiting.pop()
-            if isinstance(code, types.CodeType):
-                found += code.co_names
-                waiting += code.co_consts
-        _names[kind] = tuple(found)
-    return _names[kind]
+    found: list[str] = []
+    waiting: list[Any] = [
+        getattr(getattr(member, "__wrapped__", member), "__code__", None)
+        for value in vars(kind).values()
+        for member in (getattr(value, "__func__", value), getattr(value, "fget", None))
+    ]
+    while waiting:
+        code = waiting.pop()
+        if isinstance(code, types.CodeType):
+            found += code.co_names
+            waiting += code.co_consts
+    return found
 
-
-_names: dict[type, Sequence[str]] = {}
 
 _DROPOUTS = {
     F: ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"),

@@ -9,6 +9,7 @@ import itertools
 import random
 import types
 import warnings
+import weakref
 import zlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,7 @@ _MODULE_INTERNALS = frozenset(vars(nn.Module()))
 _ATOMS = frozenset(
     {int, float, complex, bool, str, bytes, type(None), type, range, slice, torch.dtype, torch.device, torch.Size}
     | {types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type(Ellipsis)}
+    | {weakref.ref, weakref.ProxyType, weakref.CallableProxyType}
 )
 # objects of these packages live with threads, files, other processes or the Trainer, and are left alone
 _LEFT_ALONE = frozenset(

@@ -189,9 +189,11 @@ def _checksum(tensor: Tensor) -> int:
     if part.layout != torch.strided or part.is_meta or not part.numel():
         return 0
     flat = part.contiguous().view(-1).view(torch.uint8)
-    sums = 0
+    flat = flat if len(flat) % 4 else flat.view(torch.int32)
+    sums = torch.zeros((), dtype=torch.int64, device=flat.device)
+    places = torch.arange(1, min(len(flat), _PART) + 1, device=flat.device)
     for start in range(0, len(flat), _PART):
         piece = flat[start : start + _PART].long()
         # weighted by their places, so that an exchange of two shows
-        sums = sums * 31 + int((piece * torch.arange(1, len(piece) + 1, device=piece.device)).sum())
-    return sums
+        sums = sums * 31 + (piece * places[: len(piece)]).sum()
+    return int(sums)

@@ -156,3 +156,21 @@ def test_training_mode_without_noise():
     with isolated(module.train()), training(module):
         torch.testing.assert_close(module(x), expected)
     assert all(child.training for child in module.modules())
+
+
+def test_a_class_that_torch_made_of_a_users_is_the_users():
+    """As FSDP2 does, whose classes belong to a module of torch."""
+    module = Guarded()
+    module.__class__ = type("FSDPGuarded", (nn.Module, Guarded)[::-1], {"__module__": "torch.distributed.fsdp"})
+    with isolated(module.train()):
+        assert module.training and not module.inner.training
+
+
+class Quiet(nn.BatchNorm1d):
+    """A user's kind of normalisation."""
+
+
+def test_a_users_normalisation_does_not_train():
+    module = nn.Sequential(nn.Linear(WIDTH, WIDTH), Quiet(WIDTH)).train()
+    with isolated(module), training(module):
+        assert not module[1].training
