@@ -109,7 +109,7 @@ def test_a_step_that_begins_to_do_it_later_is_found_out(caplog):
     module.late = True
     with caplog.at_level(logging.INFO):
         fit(module, callback, max_steps=14)
-    assert "measured by `in_step`" in caplog.text
+    assert "measured by `estimator='in_step'`" in caplog.text
     assert "`in_step` refused: in_step: in a training step" in caplog.text
     assert callback.state_dict()["estimator"] == "backward"
 
@@ -117,7 +117,7 @@ def test_a_step_that_begins_to_do_it_later_is_found_out(caplog):
 def test_a_step_that_does_nothing_of_it_is_watched_with_its_dropout(caplog):
     with caplog.at_level(logging.INFO):
         fit(BySample(dropout=0.5), DynamicGradientAlignment(1, rule="static", probe_batch_size=4), max_steps=14)
-    assert "measured by `in_step`" in caplog.text and "refused" not in caplog.text
+    assert "measured by `estimator='in_step'`" in caplog.text and "refused" not in caplog.text
 
 
 class Hooks(Callback):

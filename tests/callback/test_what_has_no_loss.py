@@ -87,14 +87,11 @@ class Fails(Plain):
         return self.loss(batch)
 
 
-@pytest.mark.parametrize("kind", [ArithmeticError, torch.OutOfMemoryError])
-def test_a_failure_names_the_domain(kind):
-    fit, data = (
-        trainer(DynamicGradientAlignment(2, estimator="backward", probe_batch_size=3)),
-        mixture(target_batch_size=4),
-    )
-    with pytest.raises(kind, match=r"a bad sample \(in the loss of a probe of domain 'domain1'\)"):
-        fit.fit(Fails(kind("a bad sample")), datamodule=data)
+def test_a_failure_names_the_domain():
+    data = mixture(target_batch_size=4)
+    fit = trainer(DynamicGradientAlignment(2, estimator="backward", probe_batch_size=3))
+    with pytest.raises(ArithmeticError, match=r"a bad sample \(in the loss of a probe of domain 'domain1'\)"):
+        fit.fit(Fails(ArithmeticError("a bad sample")), datamodule=data)
 
 
 def test_a_failure_on_the_target_names_it():
