@@ -44,7 +44,8 @@ class Alignments:
         ages: How many measurements ago each domain's entries were taken, ``[k]`` int64. 0 unless they are carried over
             from an earlier one (:meth:`carrying`).
         samples: The same sample by sample, where the estimator gives that; not kept in checkpoints.
-        targets: Names of the N targets. Of several, ``values``, ``target_loss`` and ``target_norm`` are the means.
+        targets: Names of the N targets; none where losses alone were measured. Of several, ``values``, ``target_loss``
+            and ``target_norm`` are the means.
         by_target: Alignment of each domain with each target, ``[k, N]`` float64.
         target_losses: Mean loss of each target, ``[N]`` float64.
         target_norms: Norm of each target's gradient, ``[N]`` float64.
@@ -93,10 +94,21 @@ class Alignments:
             ages=ages,
         )
 
+    def without_target(self) -> "Alignments":
+        """The losses of the domains alone."""
+        none = self.values.new_empty(0)
+        return replace(
+            self,
+            targets=(),
+            by_target=self.values.new_empty(len(self.values), 0),
+            target_losses=none,
+            target_norms=none,
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """All but the samples as tensors and numbers, so that ``torch.load(weights_only=True)`` reads them."""
         tensors = ["values", "counts", "losses", "ages"]
-        of_several = {"targets": self.targets} if len(self.targets) > 1 else {}
+        of_several = {"targets": list(self.targets)} if len(self.targets) != 1 else {}
         if of_several:
             tensors += ["by_target", "target_losses", "target_norms"]
         return {
@@ -108,7 +120,7 @@ class Alignments:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "Alignments":
         """The inverse of :meth:`state_dict`."""
-        return cls(**state)
+        return cls(**{**state, "targets": tuple(state.get("targets", ("target",)))})
 
     @classmethod
     def of_targets(cls, found: Mapping[str, "Alignments"]) -> "Alignments":

@@ -34,8 +34,8 @@ from lightning_dga.handover import Handover
 from lightning_dga.measuring import Measurer, Settings, loss_scale
 from lightning_dga.mixture import Mixture
 from lightning_dga.monitoring import Monitored
-from lightning_dga.resuming import Described, mismatch, unlike
-from lightning_dga.reweighting import DistributionReweighting, Rule, RuleState, Static, make_rule
+from lightning_dga.resuming import Described, mismatch, rule_name, unlike
+from lightning_dga.reweighting import DistributionReweighting, Rule, RuleState, Static, make_rule, needs_losses_only
 from lightning_dga.steps import TrainingSteps
 from lightning_dga.watchdog import Watchdog
 
@@ -178,7 +178,9 @@ class DynamicGradientAlignment(Callback):
         self._loss_fn = loss_fn
         self._measurer = Measurer(
             ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator,
-            Settings(probe_batch_size, loss_fn, parameters, preconditioner, max_age),
+            Settings(
+                probe_batch_size, loss_fn, parameters, preconditioner, max_age, losses=needs_losses_only(self.rule)
+            ),
         )
         self._progress = _Progress()
         self._steps = TrainingSteps()
@@ -252,7 +254,13 @@ class DynamicGradientAlignment(Callback):
         if stage != "fit":
             return
         self._take_over()
-        _mixture(trainer)
+        mixture = _mixture(trainer)
+        if not mixture.target_names and not (self._goes_by_losses or isinstance(self.rule, Static)):
+            raise MisconfigurationException(
+                f"{type(mixture).__name__} has no `target`: give the target set to `super().__init__`, or assign "
+                f"`self.target` in `setup(stage)`. The rule {rule_name(self.rule)} moves the mixture toward it; 'odm' and "
+                "'doremi' need none."
+            )
         _check_strategy(trainer)
         loss = find_loss(pl_module, self._loss_fn)
         if uses_training_step(loss) and not pl_module.automatic_optimization:
@@ -324,7 +332,7 @@ class DynamicGradientAlignment(Callback):
         self._watchdog = Watchdog(self._timeout)
         self._watchdog.start()
         self._agreement, self._checked = Agreement(), (-1, 0)
-        if self.every_n_steps is not None:
+        if self.every_n_steps is not None and (mixture.target_names or self._goes_by_losses):
             self._measurer.preferred = self._progress.estimator
             if self._progress.estimator_state:
                 self._measurer.load_state_dict(self._progress.estimator_state)
@@ -340,8 +348,14 @@ class DynamicGradientAlignment(Callback):
         self._restored = False
         self._refresh_target_loss(trainer, pl_module)
 
+    @property
+    def _goes_by_losses(self) -> bool:
+        return needs_losses_only(self.rule)
+
     def _is_due(self, step: int) -> bool:
-        return step > self._progress.step and self.should_update(step)
+        # a fixed mixture without a target is not measured by anything
+        measures = self._goes_by_losses or (self._described is not None and bool(self._described.targets))
+        return measures and step > self._progress.step and self.should_update(step)
 
     @override
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -388,8 +402,10 @@ class DynamicGradientAlignment(Callback):
             self._pass_over(trainer)
         else:
             self._not_finite = 0
-            averages = averages.updated(alignments, self.alignment_ema if self.alignment_ema < 1 else _NOISE_EMA)
-            seen = averages.smoothed(alignments) if self.alignment_ema < 1 else alignments
+            seen = alignments
+            if alignments.targets:
+                averages = averages.updated(alignments, self.alignment_ema if self.alignment_ema < 1 else _NOISE_EMA)
+                seen = averages.smoothed(alignments) if self.alignment_ema < 1 else alignments
             weights, state = self.rule.update(weights, seen, state, _exposure(trainer))
             weights = from_first_process(weights, pl_module.device)
         staleness = mixture.staleness
@@ -450,7 +466,12 @@ class DynamicGradientAlignment(Callback):
     def _refresh_target_loss(self, trainer: Any, pl_module: Any) -> None:
         """Measures the target loss anew for who monitors it, so that no check sees the value of an earlier one."""
         step = trainer.global_step
-        if step == self._target_loss_step or not monitoring.is_monitored(trainer, monitoring.TARGET_LOSS):
+        targets = _mixture(trainer).target_names
+        if (
+            step == self._target_loss_step
+            or not targets
+            or not monitoring.is_monitored(trainer, monitoring.TARGET_LOSS)
+        ):
             return
         with self._phase("measuring the target loss", trainer, pl_module):
             losses = self._measurer.target_losses(trainer, pl_module, self._progress.updates)

@@ -19,6 +19,7 @@ from lightning_dga.alignment import (
     Estimator,
     EstimatorRefusal,
     InexactError,
+    Losses,
     LossFunction,
     Measurement,
     NamedProbes,
@@ -53,6 +54,8 @@ class Settings:
     parameters: str | None
     preconditioner: str | None
     max_age: int
+    # whether the rule needs the loss of each domain
+    losses: bool = False
 
 
 class Measurer:
@@ -128,6 +131,15 @@ class Measurer:
 
     def prepare(self, trainer: Any, pl_module: Any, update: int, period: int) -> None:
         """Chooses the estimator, and says what aligning will cost."""
+        if not _mixture(trainer).target_names:
+            self._in_use = Losses()
+            rank_zero_info(f"There is no target: the losses of the domains are measured every {period:,} steps.")
+            return
+        if self._settings.losses and isinstance(self.estimator, StepEstimator):
+            raise MisconfigurationException(
+                f"`estimator='{_name(self.estimator)}'` does not see the loss of each domain, which `rule` needs. Use "
+                "`estimator='auto'`, or leave the target out."
+            )
         if isinstance(self.estimator, StepEstimator) and not self._of_domains_and_one_target(trainer):
             raise MisconfigurationException(
                 f"`estimator='{_name(self.estimator)}'` sees the domains' samples in a training step: it can measure "
@@ -215,6 +227,8 @@ class Measurer:
                 self._do_without(refusal)
             else:
                 return in_step.carrying(earlier) if in_step is not None else None
+        if isinstance(self._in_use, Losses):
+            return self._in_memory(trainer, pl_module, update, self._in_use.measure)
         found: dict[str, Alignments] = {}
         for number, name in enumerate(_mixture(trainer).target_names):
             of_target = self._measure_target(trainer, pl_module, update, period, number)
@@ -309,7 +323,7 @@ class Measurer:
 
     def _steps_can_be_watched(self, trainer: Any, pl_module: Any) -> bool:
         single = bool(pl_module.automatic_optimization) and len(trainer.optimizers) == 1
-        return single and self._of_domains_and_one_target(trainer)
+        return single and not self._settings.losses and self._of_domains_and_one_target(trainer)
 
     def _of_domains_and_one_target(self, trainer: Any) -> bool:
         return self.mixtures is None and len(_mixture(trainer).target_names) == 1
@@ -322,7 +336,7 @@ class Measurer:
             measured = measured.in_batches_of(self._most)
         k = len(mixture.domain_names if self.mixtures is None else self.mixtures)
         names = mixture.domain_names if self.mixtures is None else [f"mixture {number}" for number in range(k)]
-        probes = NamedProbes(measured, names, mixture.target_names[target])
+        probes = NamedProbes(measured, names, next(iter(mixture.target_names[target:]), ""))
         with isolated(pl_module, _reachable(trainer)) as writes, _loggers_muted(trainer):
             trainable = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
             pattern = re.compile(settings.parameters or "")

@@ -45,6 +45,8 @@ def alignment_metrics(
         return {}
     of_domains = tuple(measured) == tuple(mixture.domain_names)
     shown = _shown(mixture.weights) if of_domains else range(min(len(measured), _SHOWN_DOMAINS))
+    if not alignments.targets:
+        return {f"dga/loss/{measured[i]}": alignments.losses[i].item() for i in shown}
     metrics = {f"dga/alignment/{measured[i]}": alignments.values[i].item() for i in shown}
     if signal_to_noise is not None:
         metrics |= {f"dga/signal_to_noise/{measured[i]}": signal_to_noise[i].item() for i in shown}

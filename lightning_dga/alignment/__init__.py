@@ -20,6 +20,7 @@ from lightning_dga.alignment.loss import (
     training_step_loss,
     uses_training_step,
 )
+from lightning_dga.alignment.losses import Losses
 from lightning_dga.alignment.origins import NamedProbes
 from lightning_dga.alignment.preconditioner import adam_preconditioner
 from lightning_dga.alignment.probes import ProbeBatch, Probes
@@ -47,6 +48,7 @@ __all__ = [
     "InStep",
     "InexactError",
     "LossFunction",
+    "Losses",
     "MeanLossError",
     "Measurement",
     "NamedProbes",

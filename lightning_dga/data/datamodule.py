@@ -26,7 +26,7 @@ from lightning_dga.data.resuming import (
     other_domains,
     shares_by_name,
 )
-from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, Sources
+from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, NoDomains, Sources
 from lightning_dga.data.window import AccumulationWindow, take_again
 from lightning_dga.data.workers import WorkerInit, WorkerLoader
 from lightning_dga.handover import Handover
@@ -252,8 +252,8 @@ class MixtureDataModule(LightningDataModule):
 
     @property
     def target_names(self) -> tuple[str, ...]:
-        """Names of the targets; ``("target",)`` where one was given without a name."""
-        return self._target_sources.names
+        """Names of the targets; ``("target",)`` where one was given without a name, none where there is none."""
+        return self._targets.names if self._targets is not None else ()
 
     @property
     def weights(self) -> Tensor:
@@ -465,12 +465,6 @@ class MixtureDataModule(LightningDataModule):
         return self._domains
 
     @property
-    def _target_sources(self) -> Sources:
-        if self._targets is None:
-            raise self._missing("target", "the target set")
-        return self._targets
-
-    @property
     def _composition(self) -> Composition:
         if self._stream is None:
             run_length = self.batch_size if self.pure_batches else 1
@@ -624,7 +618,7 @@ class MixtureDataModule(LightningDataModule):
         if self._probes is None:
             self._probes = ProbeReader(
                 self._sources,
-                self._target_sources,
+                self._targets or NoDomains(),
                 self._collate_fn,
                 seed=self.seed,
                 most=self.batch_size,

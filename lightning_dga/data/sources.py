@@ -117,6 +117,14 @@ class DatasetPerDomain:
         return dataset.shard(num_shards=num_shards, index=shard) if num_shards > 1 else dataset
 
 
+class NoDomains(DatasetPerDomain):
+    """No domain at all: the targets of a mixture that has none."""
+
+    def __init__(self) -> None:
+        self.names = ()
+        self.sizes = np.zeros(0, dtype=np.int64)
+
+
 class LabelledDataset:
     """One map-style data set whose samples carry an integer domain label.
 

@@ -66,6 +66,12 @@ def make_rule(name: str, **settings: Any) -> Rule:
     return make(**given)
 
 
+def needs_losses_only(rule: Rule) -> bool:
+    """Whether a rule goes by the domains' losses, and not by alignments with a target."""
+    inner = getattr(rule, "rule", None)
+    return needs_losses_only(inner) if inner is not None else getattr(rule, "losses_only", False)
+
+
 __all__ = [
     "DGA",
     "ODM",
@@ -83,4 +89,5 @@ __all__ = [
     "Uniform",
     "WaterFilling",
     "make_rule",
+    "needs_losses_only",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ class DoReMi:
         ValueError: If a setting is out of range; from :meth:`start`, if the reference does not fit the domains.
     """
 
+    losses_only: ClassVar[bool] = True
     reference: Mapping[str, float] | Sequence[float] | Any = None
     step_size: float = 1.0
     smoothing: float = 1e-3

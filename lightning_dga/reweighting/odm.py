@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class ODM:
         reward_scale: What a loss is divided by; 10 in the authors' code, for nats per token.
     """
 
+    losses_only: ClassVar[bool] = True
     ema: float = 0.1
     reward_scale: float = 10.0
 
