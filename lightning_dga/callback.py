@@ -629,8 +629,8 @@ def _check_iterator_step(pl_module: Any, loss: LossFunction, estimator: Any) -> 
     step = f"The `training_step` of {type(pl_module).__name__} takes a `dataloader_iter`"
     if uses_training_step(loss):
         raise MisconfigurationException(
-            f"{step}, so it cannot measure the loss of a probe batch. Define `alignment_loss(batch)` on it, or give the "
-            "callback `loss_fn(pl_module, batch)`."
+            f"{step}, so it cannot measure the loss of a probe batch. Define `alignment_loss(batch)` on it, or give "
+            "the callback `loss_fn(pl_module, batch)`."
         )
     if isinstance(estimator, Auto | StepEstimator):
         raise MisconfigurationException(

@@ -6,8 +6,7 @@ import pickle
 import pytest
 
 from lightning_dga import MixtureDataModule
-from tests.callback.test_ddp import trainer
-from tests.toys import Plain, Points, Stream, mixture
+from tests.toys import Plain, Points, Stream, mixture, trainer
 
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda data: pickle.loads(pickle.dumps(data))}
 

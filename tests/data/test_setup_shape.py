@@ -6,8 +6,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
-from tests.callback.test_ddp import trainer
-from tests.toys import Plain, Points
+from tests.toys import Plain, Points, trainer
 
 
 class InSetup(MixtureDataModule):
@@ -108,6 +107,26 @@ def test_a_run_in_this_shape_resumes_exactly(tmp_path):
     seen = Seen()
     trainer(seen, max_steps=8).fit(Plain(), datamodule=InSetup(), ckpt_path=tmp_path / "run.ckpt")
     assert seen.rows == whole[3:]
+
+
+class Kept(Seen):
+    """Each process's rows, in a file of its own."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save(self.rows, self.folder / f"{trainer.global_rank}.pt")
+
+
+@pytest.mark.parametrize("shape", [InSetup, InitInSetup])
+def test_processes_share_its_batches(tmp_path, shape):
+    whole = fit(shape(batch_size=4), 5)
+    run = trainer(Kept(tmp_path), max_steps=5, strategy="ddp_fork", devices=2)
+    run.fit(Plain(), datamodule=shape(batch_size=2))
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert [one + two for one, two in zip(first, second, strict=True)] == whole
 
 
 @pytest.mark.parametrize("missing", ["domains", "target"])
