@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+_BLOCK = 1 << 16
+
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[BinaryIO]:
@@ -45,20 +47,30 @@ def append_whole(file: Path, lines: str) -> None:
     """Appends lines to a text file, or leaves it as it was where they do not all fit.
 
     Args:
-        file: The file; made where there is none. A last line that was cut short is ended first.
+        file: The file; made where there is none. A last line that was cut short is taken away first.
         lines: Whole lines, each with its end.
     """
     with file.open("a+b") as stream:
+        stream.truncate(_end_of_lines(stream))
         end = stream.seek(0, os.SEEK_END)
         try:
-            if end and (stream.seek(end - 1), stream.read(1))[1] != b"\n":
-                stream.write(b"\n")
             stream.write(lines.encode())
             stream.flush()
         except OSError:
             with suppress(OSError):
                 stream.truncate(end)
             raise
+
+
+def _end_of_lines(stream: BinaryIO) -> int:
+    end = stream.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(end - _BLOCK, 0)
+        stream.seek(start)
+        if (place := stream.read(end - start).rfind(b"\n")) >= 0:
+            return start + place + 1
+        end = start
+    return 0
 
 
 def write_json(file: Path, value: Any) -> None:

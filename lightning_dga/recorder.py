@@ -151,7 +151,7 @@ class RunRecorder(Callback):
         kept = [dict(zip(header, row, strict=True)) for row in rows if int(row[0]) <= step]
         with side_file(self.folder / WEIGHTS), atomic_write(self.folder / WEIGHTS) as file:
             file.write(_lines([self._columns, *(self._cells(row) for row in kept)]).encode())
-        if kept:
+        if kept and gone == list(domains):
             self._step, self._version = int(kept[-1]["step"]), int(kept[-1]["version"])
         else:
             self._append(trainer)

@@ -52,6 +52,8 @@ def changed_settings(config: DictConfig, folder: Path) -> list[str]:
     changed = {
         key: (before.get(key, _GONE), now.get(key, _GONE))
         for key in sorted(before.keys() | now.keys(), key=str)
+        # a key that only one has may be of another version of the configs, but for those that the data are made with
+        if (key in before and key in now) or (key.startswith("data.") and (before | now)[key] is not None)
         if before.get(key, _GONE) != now.get(key, _GONE) and not key.startswith(_FREE)
     }
     refused = [_told(key, *values) for key, values in changed.items() if key in _THE_DATA]
@@ -86,7 +88,7 @@ def _config_before(folder: Path) -> dict[str, Any] | None:
         before = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
     except (OSError, ValueError, yaml.YAMLError):  # a file beside the checkpoints is not needed to go on
         return None
-    return dict(_leaves(before)) if isinstance(before, dict) else None
+    return dict(_leaves(before)) if isinstance(before, dict) and before.get("data") else None
 
 
 def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
