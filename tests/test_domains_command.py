@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+from lightning_dga.data import DataError
+from lightning_dga.data.text import clustered_mixture
 from lightning_dga.make_domains import main
 from lightning_dga.make_domains.command import SUBCOMMANDS
 from lightning_dga.make_domains.histogram import target_histogram
@@ -214,3 +216,21 @@ def test_numbers_out_of_range_are_usage_errors(tmp_path, capsys, corpora, option
         main(["embed", str(corpora), str(tmp_path), option, value])
     assert exit.value.code == 2
     assert option in capsys.readouterr().err
+
+
+def test_labels_of_documents_that_were_changed_are_refused(tmp_path):
+    def corpus(**changes):
+        texts = {"sea": ["salt wave " * 9, "deep salt " * 9] * 3, "sky": ["cloud wind " * 9] * 6}
+        return write(tmp_path / "corpus", **{**texts, "target_t": ["salt"] * 6, **changes})
+
+    main(["embed", str(corpus()), str(tmp_path / "domains")])
+    main(["cluster", str(tmp_path / "domains"), "--clusters", "2"])
+    sizes = {"batch_size": 1, "context_length": 2, "vocab_size": 300}
+    mixture = clustered_mixture(corpus(), "t", tmp_path / "domains" / "labels.npy", **sizes)
+    assert len(mixture.domain_names) == 2
+    # as many documents as before, with one of them changed, or in another order
+    for changes in ({"sky": ["cloud rain " * 9] * 6}, {"sea": ["deep salt " * 9, "salt wave " * 9] * 3}):
+        with pytest.raises(DataError, match=rf"labels\.npy: .*other documents .* in {next(iter(changes))}; make them"):
+            clustered_mixture(corpus(**changes), "t", tmp_path / "domains" / "labels.npy", **sizes)
+    (tmp_path / "domains" / "cluster.json").unlink()
+    clustered_mixture(corpus(**changes), "t", tmp_path / "domains" / "labels.npy", **sizes)

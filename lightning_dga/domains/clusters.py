@@ -53,7 +53,7 @@ def cluster_corpus(
     Raises:
         DomainsError: If there are no vectors, fewer than ``clusters``, or clusters of other settings.
     """
-    read_summary(folder, EMBED)
+    embedded = read_summary(folder, EMBED)
     settings = {
         "clusters": clusters,
         "levels": default_levels(clusters) if levels is None else levels,
@@ -91,6 +91,8 @@ def cluster_corpus(
             "singletons": int((sizes == 1).sum()),
             "median": float(np.median(sizes)),
             "largest": int(sizes.max()),
+            # whoever trains on the labels sees by it whether the documents are still those
+            "sha256": embedded.get("sha256"),
         }
     )
 

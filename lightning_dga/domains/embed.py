@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lightning_dga.atomic import write_json
+from lightning_dga.document_digest import DocumentDigest
 from lightning_dga.domains.embedding import Embedding, load_embedding, save_embedding
 from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.kept import read_json
@@ -59,19 +60,19 @@ def embed_corpus(
     if stage.is_whole():
         return
     stage.begin()
-    counted = stage.partial / "documents.json"
+    counted = stage.partial / "sources.json"
     if not counted.is_file():
-        counts: dict[str, int] = dict.fromkeys(sources, 0)
-        sample = _sample(_counting(sources, counts, progress), fit_documents, seed)
+        found: dict[str, Any] = {"documents": dict.fromkeys(sources, 0), "sha256": {}}
+        sample = _sample(_counting(sources, found["documents"], found["sha256"], progress), fit_documents, seed)
         if not sample:
             raise DomainsError("There is no document to embed.")
         save_embedding(folder / EMBEDDING, embedding.fit(sample))
         del sample
-        write_json(counted, counts)
-    counts = read_json(counted)
+        write_json(counted, found)
+    found = read_json(counted)
     # as later readers will have it, also in the process that fitted it
     embedding = load_embedding(folder / EMBEDDING)
-    total = sum(counts.values())
+    total = sum(found["documents"].values())
     rows = RowFile(folder / VECTORS, (total, embedding.dimensions), stage.partial / "rows.json")
     documents = islice(chain.from_iterable(sources.values()), rows.done, total)
     with tqdm(total=total, initial=rows.done, desc="embedding", unit=" documents", disable=not progress) as bar:
@@ -80,16 +81,21 @@ def embed_corpus(
             bar.update(len(batch))
     if rows.done != total:
         raise DomainsError(f"The corpus had {total} documents when counted, and {rows.done} when embedded.")
-    stage.finish({"documents": counts, "dimensions": embedding.dimensions})
+    stage.finish({**found, "dimensions": embedding.dimensions})
 
 
-def _counting(sources: Mapping[str, Iterable[str]], counts: dict[str, int], progress: bool) -> Iterator[str]:
+def _counting(
+    sources: Mapping[str, Iterable[str]], counts: dict[str, int], digests: dict[str, str], progress: bool
+) -> Iterator[str]:
     with tqdm(desc="reading", unit=" documents", disable=not progress) as bar:
         for name, documents in sources.items():
+            digest = DocumentDigest()
             for document in documents:
                 counts[name] += 1
+                digest.update(document)
                 bar.update()
                 yield document
+            digests[name] = digest.hexdigest()
 
 
 def _sample(documents: Iterable[str], most: int, seed: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Clusters of a corpus's documents as the domains of a mixture, up to as many as there are documents."""
 
+import json
 import logging
 from collections.abc import Sequence
 from itertools import chain
@@ -17,6 +18,7 @@ from lightning_dga.data.text.mixture import mix
 from lightning_dga.data.text.packing import PackedTokens
 from lightning_dga.data.text.tokenized_corpus import tokenize_corpus
 from lightning_dga.data.text.tokenizer import END_OF_TEXT_ID
+from lightning_dga.document_digest import DocumentDigest
 
 _logger = logging.getLogger(__name__)
 
@@ -132,6 +134,29 @@ def pack_by_label(
     return windows, found[cluster]
 
 
+def check_labels(file: str | Path, corpus: TextCorpus) -> None:
+    """Finds out whether labels are those of a corpus, by the ``cluster.json`` that ``dga-domains`` left beside them.
+
+    Raises:
+        DataError: If documents were changed, added, removed or reordered since, also where there are as many.
+    """
+    try:
+        made_of = json.loads(Path(file).with_name("cluster.json").read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        made_of = None
+    if not made_of:
+        # labels of a user's own, or of an earlier version
+        return
+    now = {name: DocumentDigest(documents).hexdigest() for name, documents in corpus.domains.items()}
+    if list(made_of.items()) != list(now.items()):
+        changed = [name for name in {**made_of, **now} if made_of.get(name) != now.get(name)]
+        raise DataError(
+            f"{file}: these labels are of other documents than corpus {corpus.name!r} has"
+            f"{' in ' + ', '.join(changed) if changed else ''}; make them anew: dga-domains embed --overwrite, then "
+            "dga-domains cluster --overwrite."
+        )
+
+
 def read_labels(file: str | Path) -> NDArray[np.integer]:
     """Reads the cluster of each document from a ``.npy`` file.
 
@@ -143,7 +168,7 @@ def read_labels(file: str | Path) -> NDArray[np.integer]:
         raise FileNotFoundError(f"There is no file of labels {file}; `dga-domains cluster` makes one.")
     try:
         labels = np.load(file, allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError, OSError) as error:
         raise DataError(f"{file}: not a .npy file of labels ({error}).") from error
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{file}: {labels.dtype} of shape {labels.shape}, expected one integer for each document.")

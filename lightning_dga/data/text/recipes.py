@@ -8,7 +8,7 @@ from typing import Any
 from lightning_dga.data.datamodule import MixtureDataModule
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.bin_builder import TOKENIZER
-from lightning_dga.data.text.clustered import clustered_text_mixture, read_labels
+from lightning_dga.data.text.clustered import check_labels, clustered_text_mixture, read_labels
 from lightning_dga.data.text.corpus import split_target
 from lightning_dga.data.text.encoder import DocumentEncoder
 from lightning_dga.data.text.folder_corpus import TARGET, folder_corpus
@@ -53,9 +53,14 @@ def clustered_mixture(
         target_documents: How many documents of the target set to keep.
         target_seed: Which ones.
         **arguments: As of :func:`~lightning_dga.data.text.clustered_text_mixture`.
+
+    Raises:
+        DataError: If the labels are of other documents.
     """
     corpus = folder_corpus(root, target, target_documents=target_documents, target_seed=target_seed, at_least=1)
-    return clustered_text_mixture(corpus, read_labels(labels), **arguments)
+    read = read_labels(labels)
+    check_labels(labels, corpus)
+    return clustered_text_mixture(corpus, read, **arguments)
 
 
 def token_bins_mixture(

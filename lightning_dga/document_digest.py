@@ -1,0 +1,28 @@
+"""A digest of documents: tells whether what was made of a corpus still belongs to it."""
+
+import hashlib
+from collections.abc import Iterable
+
+
+class DocumentDigest:
+    """SHA-256 of documents in their order; of documents that are cut elsewhere, another one.
+
+    Example:
+        >>> DocumentDigest(["ab", "c"]).hexdigest() == DocumentDigest(["a", "bc"]).hexdigest()
+        False
+    """
+
+    def __init__(self, documents: Iterable[str] = ()) -> None:
+        self._digest = hashlib.sha256()
+        for document in documents:
+            self.update(document)
+
+    def update(self, document: str) -> None:
+        """Takes the next document in."""
+        text = document.encode()
+        self._digest.update(b"%d:" % len(text))
+        self._digest.update(text)
+
+    def hexdigest(self) -> str:
+        """The digest of all documents up to now."""
+        return self._digest.hexdigest()
