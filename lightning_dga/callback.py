@@ -80,7 +80,7 @@ class _Short(Repr):
 class DynamicGradientAlignment(Callback):
     """Moves the mixture toward the domains whose gradients lower the target loss, while the model trains.
 
-    Every ``every_n_steps`` optimizer steps it measures the alignment ``a_i = <grad L_i, grad L_target>`` of each domain
+    Every ``every_n_steps`` training steps it measures the alignment ``a_i = <grad L_i, grad L_target>`` of each domain
     on a few probe samples, lets the rule turn the alignments into weights, and gives these to the data module. Training
     itself is left as it was: gradients, optimizer, loss scaler, random numbers, buffers, modes and metrics. The method
     is *Dynamic Gradient Alignment for Online Data Mixing* (arXiv 2410.02498).
@@ -89,15 +89,18 @@ class DynamicGradientAlignment(Callback):
     ``training_step``, run in evaluation mode so that nothing that it logs or updates is kept.
 
     Args:
-        every_n_steps: Reweighting period T_r in optimizer steps; ``None`` never measures, which leaves a rule's first
-            weights, as importance sampling has them.
+        every_n_steps: Reweighting period T_r in training steps: batches that end in a step of the optimizer, or of
+            several by hand. ``None`` never measures, which leaves a rule's first weights, as importance sampling has
+            them.
         step_size: η of the rule; ``None`` takes the rule's default.
         ema: β of the rule, the share of the new weights in the moving average; ``None`` takes the rule's default.
         estimator: How alignments are measured: ``"auto"`` (the cheapest that agrees with the reference on this model),
             ``"in_step"``, ``"backward"`` (the reference), ``"batched"``, ``"finite_difference"``, or an
             :class:`~lightning_dga.alignment.Estimator` or :class:`~lightning_dga.alignment.StepEstimator`.
         rule: How alignments become weights: ``"dga"``, ``"dga_paper"``, ``"static"`` (measures and never moves the
-            weights), ``"uniform"``, or a :class:`~lightning_dga.reweighting.Rule` such as ``Importance(histogram)``.
+            weights), ``"uniform"``, ``"importance"`` and ``"water_filling"`` (which need ``prior``), ``"odm"`` and
+            ``"doremi"`` (by the domains' losses, with or without a target), ``"doge"``, ``"grape"``, or a
+            :class:`~lightning_dga.reweighting.Rule` such as ``Importance(prior)``.
         probe_batch_size: Samples of each domain for an alignment, over all processes together.
         loss_fn: ``loss_fn(pl_module, batch)``: a scalar mean, or one loss per sample.
         parameters: A regular expression that the names of the parameters to align over must match somewhere, as
@@ -112,6 +115,11 @@ class DynamicGradientAlignment(Callback):
             contradict it.
         timeout: Seconds that several processes may take over an alignment. Then the run is ended, and the message says
             which process the others have waited for and where it is, or that it has died.
+
+    Its metrics (``dga/target_loss``, ``dga/effective_domains``, ``dga/weight/…``, ``dga/alignment/…``, …) go to the
+    trainer's loggers after each update, and are in ``trainer.callback_metrics`` from the start of training on, for
+    ``EarlyStopping``, ``ModelCheckpoint`` and schedulers. A ``dga/target_loss`` that is monitored is measured anew at
+    the end of each epoch and before each validation, by forward passes over the target's samples.
 
     Attributes:
         alignments: The last :class:`~lightning_dga.alignments.Alignments`; ``None`` before the first.
@@ -254,12 +262,17 @@ class DynamicGradientAlignment(Callback):
         if stage != "fit":
             return
         self._take_over()
+        if sum(isinstance(callback, DynamicGradientAlignment) for callback in trainer.callbacks) > 1:
+            raise MisconfigurationException(
+                "The Trainer has several DynamicGradientAlignment callbacks, which would overwrite one another's "
+                "weights; give it one. To measure beside another rule, use `rule='static'` in a run of its own."
+            )
         mixture = _mixture(trainer)
         if not mixture.target_names and not (self._goes_by_losses or isinstance(self.rule, Static)):
             raise MisconfigurationException(
                 f"{type(mixture).__name__} has no `target`: give the target set to `super().__init__`, or assign "
-                f"`self.target` in `setup(stage)`. The rule {rule_name(self.rule)} moves the mixture toward it; 'odm' and "
-                "'doremi' need none."
+                f"`self.target` in `setup(stage)`. The rule {rule_name(self.rule)} moves the mixture toward it; 'odm' "
+                "and 'doremi' need none."
             )
         _check_strategy(trainer)
         loss = find_loss(pl_module, self._loss_fn)
@@ -466,12 +479,8 @@ class DynamicGradientAlignment(Callback):
     def _refresh_target_loss(self, trainer: Any, pl_module: Any) -> None:
         """Measures the target loss anew for who monitors it, so that no check sees the value of an earlier one."""
         step = trainer.global_step
-        targets = _mixture(trainer).target_names
-        if (
-            step == self._target_loss_step
-            or not targets
-            or not monitoring.is_monitored(trainer, monitoring.TARGET_LOSS)
-        ):
+        known = step == self._target_loss_step or not _mixture(trainer).target_names
+        if known or not monitoring.is_monitored(trainer, monitoring.TARGET_LOSS):
             return
         with self._phase("measuring the target loss", trainer, pl_module):
             losses = self._measurer.target_losses(trainer, pl_module, self._progress.updates)

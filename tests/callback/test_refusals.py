@@ -4,6 +4,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from lightning_dga import DynamicGradientAlignment
+from lightning_dga.reweighting import DGA
 from tests.toys import Plain, Points, mixture, trainer
 
 
@@ -74,8 +75,54 @@ def test_a_strategy_that_shards_in_another_way_is_refused(strategy):
 class _WithData:
     """A trainer that already has its data module."""
 
+    callbacks = ()
+
     def __init__(self, strategy):
         self.datamodule, self.strategy = mixture(), strategy
+
+
+def test_two_of_them_are_refused():
+    class Mine(DynamicGradientAlignment):
+        pass
+
+    with pytest.raises(MisconfigurationException, match="several DynamicGradientAlignment callbacks"):
+        trainer(DynamicGradientAlignment(), Mine()).fit(Plain(), datamodule=mixture())
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_it_leaves_other_stages_alone(stage):
+    class Evaluated(Plain):
+        def validation_step(self, batch, batch_idx):
+            self.log("loss", self.loss(batch))
+
+        test_step = validation_step
+
+        def predict_step(self, batch, batch_idx):
+            return self.layers(batch[0])
+
+    callback = DynamicGradientAlignment()
+    fit = trainer(callback)
+    getattr(fit, stage)(Evaluated(), DataLoader(Points(0, 9), batch_size=3))
+    assert callback.alignments is None and not any(name.startswith("dga/") for name in fit.callback_metrics)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every_n_steps": "abc"}, r"`every_n_steps` must be a positive integer, got 'abc' \(str\)"),
+        ({"estimator": "backwards"}, "Did you mean 'backward'"),
+        ({"rule": DGA}, r"`rule` is the class DGA; give an object, such as `DGA\(...\)`"),
+        ({"rule": "dgaa"}, "Did you mean 'dga'"),
+        ({"rule": None}, "`rule` must be a name or a Rule"),
+        ({"estimator": 3}, "`estimator` must be a name or an Estimator"),
+        ({"step_size": "big"}, "`step_size` must be a finite number"),
+        ({"loss_fn": 3}, "`loss_fn` must be a function"),
+        ({"parameters": 3}, "`parameters` 3 is not a regular expression"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_named_when_it_is_made(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DynamicGradientAlignment(**arguments)
 
 
 def test_a_checkpoint_of_another_mixture_is_refused(tmp_path):
