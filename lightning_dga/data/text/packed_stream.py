@@ -1,6 +1,6 @@
 """Documents to training samples while they are read: tokenised, joined, and cut to windows of one length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
+from lightning_dga.data.errors import DataError
 from lightning_dga.data.resumable import tells_its_state
 from lightning_dga.data.text.encoder import DocumentEncoder
 from lightning_dga.data.text.packing import separate_documents
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # documents that are read again at most, and not encoded, to come back to one
 _ANCHOR_EVERY = 16
+_KEYS_SHOWN = 12
 
 
 class PackedStream(IterableDataset[Tensor]):
@@ -48,7 +50,8 @@ class PackedStream(IterableDataset[Tensor]):
 
     Raises:
         ValueError: If ``context_length`` is not positive.
-        DataError: If the tokenizer has no separator that is known, or cannot be read.
+        DataError: If the tokenizer has no separator that is known, or cannot be read; when it is reached, for a record
+            that has no text.
     """
 
     def __init__(
@@ -121,8 +124,7 @@ class PackedStream(IterableDataset[Tensor]):
     def __iter__(self) -> Iterator[Any]:
         place, self._place = self._place, _Place()
         for document in islice(self.documents, place.skip, None):
-            text = document if isinstance(document, str) else document[self.field]
-            ids = [*self.encoder.encode(text), self.end_of_text]
+            ids = [*self.encoder.encode(self._text(document)), self.end_of_text]
             tokens = np.concatenate([place.left, np.array(ids[place.given :], dtype=np.uint32)])
             own, place = len(place.left), replace(place, left=tokens[:0])
             # views of one array: a document of many windows is not copied at each
@@ -135,6 +137,21 @@ class PackedStream(IterableDataset[Tensor]):
             windows = max(len(tokens) - 1, 0) // self.context_length
             place = self._behind(replace(place, left=tokens[windows * self.context_length :].copy(), given=0))
         self._place = _Place()
+
+    def _text(self, document: Any) -> str:
+        if isinstance(document, str):
+            return document
+        if not isinstance(document, Mapping):
+            raise DataError(
+                f"A document is of type {type(document).__name__}, expected a string or a record that has one."
+            )
+        if self.field not in document:
+            found = ", ".join(map(repr, [*document][:_KEYS_SHOWN])) or "an empty one"
+            raise DataError(f"A record has no {self.field!r}; found {found}. Say by `field` which key holds the text.")
+        text = document[self.field]
+        if not isinstance(text, str):
+            raise DataError(f"{self.field!r} of a record is of type {type(text).__name__}, expected a string.")
+        return text
 
     def _behind(self, place: "_Place") -> "_Place":
         """The place behind a document: one more to skip, or none behind a new state of the documents."""

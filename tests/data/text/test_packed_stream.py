@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_dga import MixtureDataModule
-from lightning_dga.data import streams
+from lightning_dga.data import DataError, streams
 from lightning_dga.data.text import (
     END_OF_TEXT_ID,
     DocumentStream,
@@ -93,3 +93,20 @@ def test_windows_of_both_kinds_can_be_separated(documents, tokenizer):
 def test_a_context_of_nothing_is_refused(documents, tokenizer):
     with pytest.raises(ValueError, match="`context_length`"):
         PackedStream(documents, tokenizer, 0)
+
+
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        ({"content": "a", "id": 1}, r"no 'text'; found 'content', 'id'\. Say by `field`"),
+        ({}, "no 'text'; found an empty one"),
+        ({"text": None}, "'text' of a record is of type NoneType, expected a string"),
+        ({"text": ["a"]}, "'text' of a record is of type list, expected a string"),
+        (b"bytes", "A document is of type bytes, expected a string or a record"),
+    ],
+)
+def test_records_without_text_are_named(tokenizer, record, message):
+    windows = iter(PackedStream([{"text": "some words"}, record], tokenizer, 2))
+    next(windows)
+    with pytest.raises(DataError, match=message):
+        list(windows)
