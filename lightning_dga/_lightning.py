@@ -43,6 +43,10 @@ else:
     TQDMProgressBar = _base("TQDMProgressBar", "callbacks")
     MisconfigurationException = _base("MisconfigurationException", "utilities.exceptions")
 
+# for isinstance: of either package
+EarlyStopping = tuple(namespace.callbacks.EarlyStopping for namespace in _IN_USE)
+Timer = tuple(namespace.callbacks.Timer for namespace in _IN_USE)
+
 _utilities = importlib.import_module(f"{_IN_USE[0].__name__}.utilities")
 rank_zero_info = _utilities.rank_zero_info
 rank_zero_warn = _utilities.rank_zero_warn
@@ -55,10 +59,12 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "DummyLogger",
+    "EarlyStopping",
     "LightningDataModule",
     "LightningModule",
     "MisconfigurationException",
     "TQDMProgressBar",
+    "Timer",
     "WarningCache",
     "isolate_rng",
     "rank_zero_info",

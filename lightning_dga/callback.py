@@ -36,6 +36,7 @@ from lightning_dga.mixture import Mixture
 from lightning_dga.monitoring import Monitored
 from lightning_dga.resuming import Described, mismatch, rule_name, unlike
 from lightning_dga.reweighting import DistributionReweighting, Rule, RuleState, Static, make_rule, needs_losses_only
+from lightning_dga.run_length import run_length
 from lightning_dga.steps import TrainingSteps
 from lightning_dga.watchdog import Watchdog
 
@@ -138,7 +139,7 @@ class DynamicGradientAlignment(Callback):
 
     def __init__(
         self,
-        every_n_steps: int | None = 100,
+        every_n_steps: int | None = 10,
         step_size: float | None = None,
         ema: float | None = None,
         estimator: str | Estimator | StepEstimator | Auto = "auto",
@@ -299,8 +300,9 @@ class DynamicGradientAlignment(Callback):
         """Starts the mixture, or goes on with that of the run before or of a checkpoint."""
         progress = self._progress
         now = Described.of(mixture.domain_names, mixture.target_names, self.rule)
+        exposure = _exposure(trainer, self.every_n_steps)
         try:
-            weights, fresh = self.rule.start(mixture.domain_names, mixture.weights, _exposure(trainer))
+            weights, fresh = self.rule.start(mixture.domain_names, mixture.weights, exposure)
         except ValueError as error:
             # a prior or histogram that does not fit these domains
             raise MisconfigurationException(str(error)) from error
@@ -411,6 +413,7 @@ class DynamicGradientAlignment(Callback):
                 trainer, pl_module, progress.updates, self.every_n_steps or 1, progress.alignments
             )
         weights, state, averages = mixture.weights, progress.rule, progress.averages
+        exposure = _exposure(trainer, self.every_n_steps)
         if alignments is None:
             self._pass_over(trainer)
         else:
@@ -419,7 +422,7 @@ class DynamicGradientAlignment(Callback):
             if alignments.targets:
                 averages = averages.updated(alignments, self.alignment_ema if self.alignment_ema < 1 else _NOISE_EMA)
                 seen = averages.smoothed(alignments) if self.alignment_ema < 1 else alignments
-            weights, state = self.rule.update(weights, seen, state, _exposure(trainer))
+            weights, state = self.rule.update(weights, seen, state, exposure)
             weights = from_first_process(weights, pl_module.device)
         staleness = mixture.staleness
         self._commit(
@@ -444,7 +447,7 @@ class DynamicGradientAlignment(Callback):
         if alignments is not None:
             self._target_loss_step = trainer.global_step
         moving = not isinstance(self.rule, Static)
-        self._advise(advice.in_training(mixture.domain_names, weights, _exposure(trainer), moving=moving))
+        self._advise(advice.in_training(mixture.domain_names, weights, exposure, moving=moving))
         self._advise(advice.on_noise(averages.signal_to_noise, self._progress.updates))
 
     def _pass_over(self, trainer: Any) -> None:
@@ -606,20 +609,19 @@ def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> Non
         )
 
 
-def _exposure(trainer: Any) -> Exposure:
+def _exposure(trainer: Any, every_n_steps: int | None) -> Exposure:
     mixture = _mixture(trainer)
     sizes = mixture.domain_sizes.double()
     known = torch.where(sizes > 0, sizes, torch.inf)
-    return Exposure(mixture.samples_seen.double(), known, _planned_samples(trainer))
+    length = run_length(trainer, mixture, every_n_steps)
+    return Exposure(
+        mixture.samples_seen.double(), known, length.planned, length.least, length.period, length.may_end_early
+    )
 
 
 def _planned_samples(trainer: Any) -> float | None:
-    """Training samples of the whole run, over all processes, where the Trainer's settings say how many."""
-    mixture = _mixture(trainer)
-    limits = [trainer.max_steps * trainer.accumulate_grad_batches] if trainer.max_steps >= 0 else []
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        limits.append(trainer.max_epochs * mixture.batches_per_epoch)
-    return float(min(limits) * mixture.batch_size * trainer.world_size) if limits else None
+    """Training samples of the whole run, over all processes, where the Trainer has a limit."""
+    return run_length(trainer, _mixture(trainer)).planned
 
 
 def _mixture(trainer: Any) -> Mixture:

@@ -28,6 +28,20 @@ class Moments:
         """Before the first measurement."""
         return cls(*(torch.zeros(size, dtype=torch.float64) for _ in range(4)))
 
+    def bounded(self, largest: float) -> "Moments":
+        """The moments of numbers that were no larger than this: averages are cut to it.
+
+        Args:
+            largest: Largest absolute value.
+        """
+        most = largest * self.weight
+        return Moments(
+            mean=self.mean.clamp(-most, most),
+            square=self.square.clamp(max=largest * most),
+            weight=self.weight,
+            weight_square=self.weight_square,
+        )
+
     def updated(self, values: Tensor, measured: Tensor, share: float) -> "Moments":
         """With a measurement taken in.
 

@@ -41,7 +41,7 @@ def make_rule(name: str, **settings: Any) -> Rule:
 
     Example:
         >>> make_rule("dga", step_size=0.2)
-        DGA(step_size=0.2, ema=0.1, enough=0.15, epochs=8.0, prior=None)
+        DGA(step_size=0.2, ema=0.1, enough=0.15, epochs=8.0, lookahead=1.25, prior=None)
     """
     if name not in RULES:
         close = get_close_matches(name, RULES, n=1)

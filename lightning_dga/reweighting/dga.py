@@ -1,6 +1,5 @@
 """Dynamic gradient alignment that is never the wrong choice: the default rule."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,18 +8,23 @@ import torch
 from torch import Tensor
 
 from lightning_dga.alignments import Alignments
-from lightning_dga.exposure import Exposure
+from lightning_dga.exposure import LOOKAHEAD, Exposure
 from lightning_dga.moments import Moments
 from lightning_dga.reweighting.mirror import check_ema, check_step_size
-from lightning_dga.reweighting.repetition import EPOCHS, check_epochs, planned_samples, remaining
+from lightning_dga.reweighting.repetition import (
+    EPOCHS,
+    check_epochs,
+    check_lookahead,
+    planned_samples,
+    remaining,
+)
 from lightning_dga.reweighting.rule import RuleState
+from lightning_dga.usual_norm import UsualNorm, is_size
 from lightning_dga.weights import as_weights
 
 _TINY = torch.finfo(torch.float64).tiny
 # a prior that has this share of the advantage that alignments see is not trusted at all, or in full
 _DOUBTED, _TRUSTED = 0.4, 0.8
-# an exploding target gradient is no more than this often larger than usual
-_LARGEST_RISE = 2.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class DGA:
        its mixture has most of the advantage that q has, given the noise of both, and an advantage that counts.
     3. *What is drawn.* The shares are turned into a plan of the whole run, in which no domain is repeated more than
        ``epochs`` times oftener than another (:mod:`lightning_dga.reweighting.repetition`), and the weights are what the
-       plan still lacks.
+       plan still lacks. A run that may end at any moment is planned a little ahead of where it is
+       (:class:`~lightning_dga.exposure.Exposure`).
 
     Nothing accumulates: weights come back when alignments do.
 
@@ -48,6 +53,7 @@ class DGA:
         enough: The least advantage that counts in full, in units of the target gradient's usual norm: 1 is that of a
             step on the target itself.
         epochs: Most passes over a domain beyond those over any other.
+        lookahead: When a run that may end at any moment is planned to end, in units of the samples that it has seen.
         prior: A guess at the shares, such as a histogram of the target over the domains, as a mapping that names every
             domain or as k numbers. Without one, the run starts with the data module's weights.
 
@@ -59,6 +65,7 @@ class DGA:
     ema: float = 0.1
     enough: float = 0.15
     epochs: float = EPOCHS
+    lookahead: float = LOOKAHEAD
     prior: Mapping[str, float] | Sequence[float] | Any = None
 
     def __post_init__(self) -> None:
@@ -66,6 +73,7 @@ class DGA:
         check_ema(self.ema)
         check_step_size(self.enough, "enough")
         check_epochs(self.epochs)
+        check_lookahead(self.lookahead)
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
@@ -73,7 +81,7 @@ class DGA:
         state = {
             "base": weights,
             "prior": prior,
-            "log_norm": torch.zeros(2, dtype=torch.float64),
+            "log_norm": UsualNorm().as_tensor(),
             **vars(Moments.of_none(len(weights))),
         }
         drawn = self._drawn(prior, state, exposure)
@@ -83,18 +91,26 @@ class DGA:
     def update(
         self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
     ) -> tuple[Tensor, RuleState]:
-        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was never measured is an average one."""
-        log_norm = _log_norm(state["log_norm"], alignments.target_norm, self.ema)
-        usual = (log_norm[0] / log_norm[1]).exp()
-        fresh = alignments.measured & (alignments.ages == 0)
-        along = (alignments.values / max(alignments.target_norm, _TINY)).clamp(-usual, usual)
-        moments = _moments(state).updated(along, fresh, self.ema)
-        state = {**state, "log_norm": log_norm, **vars(moments)}
-        return self._drawn(self._shares(state, moments, usual), state, exposure), state
+        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was never measured is an average one.
 
-    def _shares(self, state: RuleState, moments: Moments, usual: Tensor) -> Tensor:
+        A target gradient that is zero or not finite says nothing of any domain: the alignments are those of before.
+        """
+        norm = alignments.target_norm
+        usual = UsualNorm.from_tensor(state["log_norm"]).updated(norm, self.ema)
+        moments = _moments(state)
+        if is_size(norm):
+            along = alignments.values / norm
+            fresh = alignments.measured & (alignments.ages == 0) & ~along.isnan()
+            # what was taken in when gradients were larger counts as the usual of now at most
+            moments = moments.bounded(usual.value).updated(along.clamp(-usual.value, usual.value), fresh, self.ema)
+        state = {**state, "log_norm": usual.as_tensor(), **vars(moments)}
+        return self._drawn(self._shares(state, moments, usual.value), state, exposure), state
+
+    def _shares(self, state: RuleState, moments: Moments, usual: float) -> Tensor:
         base, prior = state["base"], state["prior"]
         known = (moments.weight > 0) & (base > 0)
+        if not known.any():
+            return prior
         over = torch.where(known, base, 0.0) / base[known].sum().clamp(min=_TINY)
         advantage = torch.where(known, moments.average - (over * moments.average.nan_to_num(0.0)).sum(), 0.0)
         # before there is an estimate of the noise, all is noise
@@ -117,7 +133,7 @@ class DGA:
         return trust * prior + (1 - trust) * q
 
     def _drawn(self, shares: Tensor, state: RuleState, exposure: Exposure) -> Tensor:
-        plan = planned_samples(shares, exposure, self.epochs, state["base"] > 0)
+        plan = planned_samples(shares, exposure, self.epochs, state["base"] > 0, self.lookahead)
         return remaining(plan, exposure.seen)
 
 
@@ -130,12 +146,3 @@ def _prior(prior: Any, domain_names: Sequence[str], weights: Tensor) -> Tensor:
 
 def _moments(state: RuleState) -> Moments:
     return Moments(**{name: state[name] for name in ("mean", "square", "weight", "weight_square")})
-
-
-def _log_norm(before: Tensor, norm: float, share: float) -> Tensor:
-    """Moving average of the logarithm of a norm, and the sum of its weights."""
-    newest, total = torch.tensor(max(norm, _TINY), dtype=torch.float64).log(), before[1]
-    if total > 0:
-        average = before[0] / total
-        newest = average + (newest - average).clamp(max=math.log(_LARGEST_RISE))
-    return (1 - share) * before + share * torch.stack([newest, torch.ones_like(newest)])

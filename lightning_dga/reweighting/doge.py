@@ -10,6 +10,7 @@ from lightning_dga.alignments import Alignments
 from lightning_dga.exposure import Exposure
 from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
 from lightning_dga.reweighting.rule import RuleState
+from lightning_dga.usual_norm import is_size
 
 _LARGEST = 5.0
 
@@ -43,9 +44,13 @@ class DoGE:
     def update(
         self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
     ) -> tuple[Tensor, RuleState]:
-        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured scores 0."""
-        norm = max(alignments.target_norm, torch.finfo(torch.float64).tiny)
-        scores = torch.where(alignments.measured, (alignments.values / norm).clamp(0, _LARGEST), 0.0)
+        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured scores 0.
+
+        So do all where the target gradient is zero or not finite.
+        """
+        norm = alignments.target_norm
+        known = alignments.measured & is_size(norm)
+        scores = torch.where(known, (alignments.values / (norm or 1.0)).clamp(0, _LARGEST), 0.0)
         new = stepped(state["unsmoothed"], scores, self.step_size)
         uniform = state["allowed"].double() / state["allowed"].sum()
         return averaged(new, uniform, self.smoothing), {**state, "unsmoothed": new}

@@ -54,8 +54,9 @@ class Guarded:
         guarded = self._index(alignments)
         excess = (alignments.target_losses[guarded] / self.most - 1).nan_to_num(0.0)
         multiplier = (state["multiplier"] + self.step_size * excess).clamp(0, self.largest)
-        squares = alignments.target_norms.square().clamp(min=torch.finfo(torch.float64).tiny)
-        relative = alignments.by_target / squares
+        squares = alignments.target_norms.square().nan_to_num(0.0, 0.0, 0.0)
+        # a target whose gradient is zero says nothing of any domain
+        relative = torch.where(squares > 0, alignments.by_target / squares, 0.0)
         others = [index for index in range(len(alignments.targets)) if index != guarded]
         gains = relative[:, others].mean(1) + multiplier * relative[:, guarded]
         unit = squares[others].mean()

@@ -5,13 +5,17 @@ import math
 import torch
 from torch import Tensor
 
+# the logarithms of weights are added, and differences taken
+_LARGEST = 1e300
+
 
 def stepped(weights: Tensor, gains: Tensor, step_size: float) -> Tensor:
     """``p_i`` proportional to ``w_i exp(step_size gain_i)``, ``[k]`` float64 on the simplex.
 
-    A gain that is NaN counts as zero.
+    A gain that is not finite counts as zero; one so large that the step overflows, as the largest that does not.
     """
-    return torch.softmax(weights.log() + step_size * gains.nan_to_num(0.0, 0.0, 0.0), 0)
+    steps = (step_size * gains.nan_to_num(0.0, 0.0, 0.0)).clamp(-_LARGEST, _LARGEST)
+    return torch.softmax(weights.log() + steps, 0)
 
 
 def averaged(old: Tensor, new: Tensor, share: float) -> Tensor:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_dga.exposure import Exposure
+from lightning_dga.exposure import LOOKAHEAD, Exposure
 
 # chosen on targets that no result reports: docs/rules.md
 EPOCHS = 8.0
@@ -26,8 +26,20 @@ def check_epochs(epochs: float) -> None:
         raise ValueError(f"`epochs` must be positive, got {epochs}; `inf` lets domains repeat without end.")
 
 
-def planned_samples(shares: Tensor, exposure: Exposure, epochs: float, allowed: Tensor) -> Tensor:
-    """Samples to draw of each domain over the whole run.
+def check_lookahead(lookahead: float) -> None:
+    """Refuses a horizon that is behind the run, or endless.
+
+    Raises:
+        ValueError: If so.
+    """
+    if not 1 <= lookahead < math.inf:
+        raise ValueError(f"`lookahead` must be at least 1, and finite, got {lookahead}.")
+
+
+def planned_samples(
+    shares: Tensor, exposure: Exposure, epochs: float, allowed: Tensor, lookahead: float = LOOKAHEAD
+) -> Tensor:
+    """Samples to draw of each domain over the whole run, or up to the horizon where its end is not known.
 
     A domain gets its share of the run, ``N p_i``, but of no domain more than ``epochs`` passes. What this leaves over
     goes to all domains as equally many passes, so that no domain is repeated more than ``epochs`` times oftener than
@@ -39,11 +51,12 @@ def planned_samples(shares: Tensor, exposure: Exposure, epochs: float, allowed: 
         exposure: What the domains hold, and how long the run is.
         epochs: Most passes over a domain beyond those over any other.
         allowed: Which domains may be drawn, ``[k]`` bool.
+        lookahead: Of the horizon: :meth:`~lightning_dga.exposure.Exposure.horizon`.
 
     Returns:
-        Samples, ``[k]`` float64, summing to ``exposure.horizon``.
+        Samples, ``[k]`` float64, summing to the horizon.
     """
-    run = exposure.horizon
+    run = exposure.horizon(lookahead)
     # what the run cannot exhaust is as good as endless
     sizes = torch.where(allowed, exposure.sizes.clamp(max=run), 0.0)
     most = epochs * exposure.sizes if math.isfinite(epochs) else torch.full_like(shares, torch.inf)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_dga.exposure import Exposure
-from lightning_dga.reweighting import WaterFilling
+from lightning_dga.reweighting import DGA, WaterFilling
 from lightning_dga.reweighting.repetition import planned_samples, remaining
 from tests.reweighting.rules import NAMES, UNIFORM, exposure
 
@@ -46,8 +46,9 @@ def test_a_stream_takes_what_is_left_over():
 )
 def test_a_plan_fills_the_run_and_repeats_nothing_too_often(shares, sizes, epochs, planned):
     shares = torch.tensor(shares).double() / sum(shares)
-    found = planned_samples(shares, exposure(sizes=sizes, planned=planned), epochs, ALL)
-    assert found.sum().item() == pytest.approx(planned)
+    of_run = exposure(sizes=sizes, planned=planned)
+    found = planned_samples(shares, of_run, epochs, ALL)
+    assert found.sum().item() == pytest.approx(of_run.horizon())
     passes = found / torch.tensor(sizes)
     # what the run cannot exhaust counts as large as the run, so that it may get fewer passes of what is left over
     assert passes.max() - passes.min() <= epochs * 1.0001 or (torch.tensor(sizes) > planned).any()
@@ -72,9 +73,32 @@ def test_water_filling_is_importance_sampling_with_a_limit():
     assert weights.tolist() == [0.75, 0.25, 0]
 
 
-@pytest.mark.parametrize(("seen", "expected"), [((0, 0, 0), 300), ((400, 0, 0), 800)])
-def test_a_run_of_unknown_length_is_planned_for_as_long_again(seen, expected):
-    assert exposure(seen=seen, planned=None).horizon == expected
+def share_of_the_best(passes, epochs=8.0, k=3, size=100.0, updates=200, **of_run):
+    """What is drawn of a domain that deserves all, in a run whose end the rule knows, or not."""
+    seen, sizes = torch.zeros(k).double(), torch.full((k,), size).double()
+    shares = torch.eye(k, dtype=torch.float64)[0]
+    step = passes * size / updates
+    for _ in range(updates):
+        now = Exposure(seen, sizes, ahead=step, **of_run)
+        plan = planned_samples(shares, now, epochs, torch.ones(k, dtype=torch.bool))
+        seen = seen + step * remaining(plan, seen)
+    return (seen[0] / seen.sum()).item()
+
+
+@pytest.mark.parametrize("k", [2, 3, 10, 50])
+@pytest.mark.parametrize("passes", [1, 4, 8, 9, 12, 16, 30])
+def test_wherever_a_run_ends_it_has_drawn_what_a_plan_of_its_length_draws(k, passes):
+    # `passes` are those over the best domain, if it alone were drawn
+    known = share_of_the_best(passes, k=k, planned=100.0 * passes)
+    assert share_of_the_best(passes, k=k) >= 0.9 * known
+    assert share_of_the_best(passes, k=k, planned=1e9) >= 0.9 * known
+    assert share_of_the_best(passes, k=k, planned=200.0 * passes, may_end_early=True) >= 0.9 * known
+
+
+@pytest.mark.parametrize("lookahead", [0.9, float("inf"), float("nan")])
+def test_a_horizon_behind_the_run_or_without_end_is_refused(lookahead):
+    with pytest.raises(ValueError, match="`lookahead` must be at least 1, and finite"):
+        DGA(lookahead=lookahead)
 
 
 def test_the_exposure_of_a_mixture_is_that_of_its_samples():
@@ -84,6 +108,6 @@ def test_the_exposure_of_a_mixture_is_that_of_its_samples():
     assert found.epochs.tolist() == pytest.approx([2.0, 1.0, 1.0])
     # 200 samples, half and half, go through both once
     assert found.sizes.tolist() == pytest.approx([100, 200, 50])
-    assert found.horizon == of_domains.horizon
+    assert found.horizon() == of_domains.horizon()
     endless = Exposure(torch.zeros(1).double(), torch.tensor([torch.inf]).double())
     assert endless.of_mixtures(torch.ones(1, 1).double()).seen.tolist() == [0]
