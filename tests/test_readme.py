@@ -1,16 +1,12 @@
 """The README's code runs, and its commands exist."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-import lightning as L
 import pytest
-import torch
-from torch.utils.data import TensorDataset
-
-from tests.toys import Linear
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -19,16 +15,25 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_three_lines_run():
+def run_as_script(code, folder):
+    """A script's Trainer, and the share of the domain that is of the target's kind in what it drew."""
+    file = folder / "quickstart.py"
+    file.write_text(code, encoding="utf-8")
+    names = runpy.run_path(str(file), run_name="__main__")
+    seen = dict(zip(names["datamodule"].domain_names, names["datamodule"].samples_seen.tolist(), strict=True))
+    return names["trainer"], seen["rising"] / sum(seen.values())
+
+
+def test_the_quickstart_mixes_without_a_limit_as_it_does_with_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (code,) = blocks("python")
-    data = {name: TensorDataset(torch.randn(200, 3)) for name in ("wiki", "code", "target")}
-    code = code.replace("L.Trainer(", "L.Trainer(max_steps=100, accelerator='cpu', logger=False, ")
-    code = code.replace("num_workers=4", "num_workers=1").replace(
-        "logger=False, ", "logger=False, enable_checkpointing=False, "
-    )
-    names = {**data, "L": L, "model": Linear()}
-    exec(code, names)
-    assert names["trainer"].callbacks[0].alignments.step == 100
+    trainer, share = run_as_script(code, tmp_path)
+    assert trainer.max_steps == -1 and trainer.max_epochs == 1000, "Lightning's own, where none is given"
+    assert 50 < trainer.global_step < 2000, "an early stop ended it"
+    known = re.sub(r", EarlyStopping\(.*?\)\]", f"], max_steps={trainer.global_step}", code)
+    limited, with_limit = run_as_script(known, tmp_path)
+    assert limited.max_steps == limited.global_step == trainer.global_step
+    assert share >= 0.9 * with_limit and with_limit > 0.6
 
 
 @pytest.mark.parametrize("command", re.findall(r"^dga-train .*$", README, flags=re.MULTILINE))
