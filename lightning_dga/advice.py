@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightning_dga.exposure import Exposure
+from lightning_dga.reweighting import PaperDGA, Static
 
 # of the run: a mixture that needs longer to move is late for most of it
 _LARGEST_LAG = 0.15
@@ -13,6 +14,8 @@ _NEARLY_ALL = 0.99
 # repeated data is worth little after some fifteen passes (arXiv 2305.16264)
 _MANY_EPOCHS = 30
 _ENOUGH_UPDATES = 20
+# noise is known from the second on
+_FEWEST_UPDATES = 5
 _NOISE = 2.0
 
 
@@ -23,20 +26,27 @@ class Advice(NamedTuple):
     message: str
 
 
-def before_training(rule: Any, every_n_steps: int, steps: int) -> Iterator[Advice]:
+def before_training(rule: Any, every_n_steps: int, updates: float | None) -> Iterator[Advice]:
     """Advice on the settings of a run.
 
     Args:
         rule: The rule.
         every_n_steps: Reweighting period.
-        steps: Optimizer steps of the run; negative if not known.
+        updates: How often the run will align; ``None`` if not known.
     """
-    lag = every_n_steps / getattr(rule, "ema", float("inf"))
-    if lag > _LARGEST_LAG * steps > 0:
+    if updates is None or isinstance(rule, Static):
+        return
+    if updates < _FEWEST_UPDATES:
+        yield Advice(
+            "updates",
+            f"The run aligns {updates:.0f} times: with `every_n_steps` {every_n_steps} the mixture hardly moves "
+            "before it ends. Lower `every_n_steps`.",
+        )
+    elif isinstance(rule, PaperDGA) and 1 / rule.ema > _LARGEST_LAG * updates:
         yield Advice(
             "lag",
-            f"The mixture lags {lag:,.0f} of {steps:,} steps behind the alignments (`every_n_steps` {every_n_steps} / "
-            f"`ema` {rule.ema}), too long to move in time. Lower `every_n_steps`, or raise `ema`.",
+            f"The mixture lags {1 / rule.ema:,.0f} of {updates:,.0f} updates behind the alignments (`every_n_steps` "
+            f"{every_n_steps}, `ema` {rule.ema}), too long to move in time. Lower `every_n_steps`, or raise `ema`.",
         )
 
 
@@ -47,7 +57,7 @@ def in_training(names: Sequence[str], weights: Tensor, exposure: Exposure, *, mo
         names: The domain names.
         weights: Their weights, ``[k]``.
         exposure: What has been drawn of them.
-        moving: Whether the rule moves the weights.
+        moving: Whether the rule moves the weights, and does not mind repetition.
     """
     epochs = exposure.epochs
     top, most = int(weights.argmax()), int(epochs.argmax())

@@ -35,7 +35,15 @@ from lightning_dga.measuring import Measurer, Settings, loss_scale
 from lightning_dga.mixture import Mixture
 from lightning_dga.monitoring import Monitored
 from lightning_dga.resuming import Described, mismatch, rule_name, unlike
-from lightning_dga.reweighting import DistributionReweighting, Rule, RuleState, Static, make_rule, needs_losses_only
+from lightning_dga.reweighting import (
+    DGA,
+    DistributionReweighting,
+    Rule,
+    RuleState,
+    Static,
+    make_rule,
+    needs_losses_only,
+)
 from lightning_dga.run_length import run_length
 from lightning_dga.steps import TrainingSteps
 from lightning_dga.watchdog import Watchdog
@@ -91,8 +99,8 @@ class DynamicGradientAlignment(Callback):
 
     Args:
         every_n_steps: Reweighting period T_r in training steps: batches that end in a step of the optimizer, or of
-            several by hand. ``None`` never measures, which leaves a rule's first weights, as importance sampling has
-            them.
+            several by hand. A larger one costs less, and needs a run of at least some ten periods to move the mixture
+            in time; ``None`` never measures, which leaves a rule's first weights, as importance sampling has them.
         step_size: η of the rule; ``None`` takes the rule's default.
         ema: β of the rule, the share of the new weights in the moving average; ``None`` takes the rule's default.
         estimator: How alignments are measured: ``"auto"`` (the cheapest that agrees with the reference on this model),
@@ -133,7 +141,7 @@ class DynamicGradientAlignment(Callback):
     Example::
 
         datamodule = MixtureDataModule(domains={"wiki": wiki, "code": code}, target=target, batch_size=32)
-        trainer = L.Trainer(callbacks=[DynamicGradientAlignment(every_n_steps=100)])
+        trainer = L.Trainer(callbacks=[DynamicGradientAlignment()])
         trainer.fit(model, datamodule=datamodule)
     """
 
@@ -353,7 +361,8 @@ class DynamicGradientAlignment(Callback):
                 self._measurer.load_state_dict(self._progress.estimator_state)
             with self._phase("preparing to align", trainer, pl_module):
                 self._measurer.prepare(trainer, pl_module, self._progress.updates, self.every_n_steps)
-            self._advise(advice.before_training(self.rule, self.every_n_steps, trainer.max_steps))
+            length = run_length(trainer, mixture, self.every_n_steps)
+            self._advise(advice.before_training(self.rule, self.every_n_steps, length.periods))
         self._monitored.update(trainer, self._metrics(mixture) | {"dga/staleness": float(mixture.staleness)})
         if trainer.global_step == 0:
             monitoring.log(trainer, monitoring.mixture_metrics(mixture, self._progress.seconds))
@@ -446,7 +455,7 @@ class DynamicGradientAlignment(Callback):
         monitoring.log(trainer, metrics)
         if alignments is not None:
             self._target_loss_step = trainer.global_step
-        moving = not isinstance(self.rule, Static)
+        moving = not isinstance(self.rule, DGA | Static)
         self._advise(advice.in_training(mixture.domain_names, weights, exposure, moving=moving))
         self._advise(advice.on_noise(averages.signal_to_noise, self._progress.updates))
 

@@ -20,13 +20,20 @@ class RunLength:
         planned: Samples when the run reaches its limit; ``None`` where it has none.
         least: Samples before which the run does not end.
         may_end_early: Whether early stopping or a limit to time may end it before.
-        period: Samples of a number of optimizer steps; ``None`` where no number was given.
+        period: Samples of a number of training steps; ``None`` where no number was given.
+        seen: Samples that were seen so far.
     """
 
     planned: float | None
     least: float
     may_end_early: bool
     period: float | None
+    seen: float
+
+    @property
+    def periods(self) -> float | None:
+        """How many periods are left until the limit; ``None`` where there is none."""
+        return None if self.planned is None or self.period is None else (self.planned - self.seen) / self.period
 
 
 def run_length(trainer: Any, mixture: Mixture, every_n_steps: int | None = None) -> RunLength:
@@ -35,7 +42,7 @@ def run_length(trainer: Any, mixture: Mixture, every_n_steps: int | None = None)
     Args:
         trainer: The Trainer, while it fits.
         mixture: Its data module.
-        every_n_steps: Optimizer steps whose samples are to be told.
+        every_n_steps: Training steps whose samples are to be told, as the reweighting period counts them.
     """
     loop = trainer.fit_loop
     epochs = trainer.max_epochs
@@ -50,7 +57,9 @@ def run_length(trainer: Any, mixture: Mixture, every_n_steps: int | None = None)
         planned=seen + min(limits) * samples if limits else None,
         least=seen + least * samples,
         may_end_early=any(isinstance(one, (*EarlyStopping, *Timer)) for one in trainer.callbacks),
-        period=None if every_n_steps is None else rest.batches_per_step * every_n_steps * samples,
+        # a period counts batches that ended in the step of any optimizer
+        period=None if every_n_steps is None else max(rest.batches_per_step, 1.0) * every_n_steps * samples,
+        seen=seen,
     )
 
 

@@ -14,17 +14,29 @@ def subjects(found):
 
 
 @pytest.mark.parametrize(
-    ("rule", "period", "steps", "said"),
+    ("rule", "updates", "said"),
     [
-        (DGA(ema=0.1), 20, 700, ["lag"]),
-        (DGA(ema=0.1), 10, 700, []),
-        (PaperDGA(ema=0.05), 10, 1000, ["lag"]),
-        (DGA(ema=0.1), 20, -1, []),
-        (Static(), 600, 700, []),
+        (DGA(), 4, ["updates"]),
+        (DGA(), 5, []),
+        (DGA(), None, []),
+        (PaperDGA(ema=0.05), 100, ["lag"]),
+        (PaperDGA(ema=0.05), 140, []),
+        (PaperDGA(ema=0.05), 2, ["updates"]),
+        (Static(), 1, []),
     ],
 )
-def test_a_mixture_that_cannot_move_in_time(rule, period, steps, said):
-    assert subjects(advice.before_training(rule, period, steps)) == said
+def test_a_mixture_that_cannot_move_in_time(rule, updates, said):
+    assert subjects(advice.before_training(rule, 10, updates)) == said
+
+
+@pytest.mark.parametrize(("limits", "said"), [({"max_steps": 40}, True), ({"max_steps": 60}, False),
+                                              ({"max_steps": -1, "max_epochs": 2}, True)])  # fmt: skip
+def test_a_run_that_is_too_short_for_its_period_is_told_so(limits, said):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        callback = DynamicGradientAlignment(10, estimator="backward")
+        trainer(callback, **limits).fit(Plain(), datamodule=mixture(batches_per_epoch=15))
+    assert any("Lower `every_n_steps`" in str(one.message) for one in caught) == said
 
 
 @pytest.mark.parametrize(
