@@ -41,6 +41,18 @@ COLUMNS = {
         "test loss of the target, nats/token": loss,
         "loss on held-out documents of all domains": lambda row: f"{row['general']:.3f}",
     },
+    "unknown_length": {
+        "target": "target",
+        "tokens per domain": lambda row: f"{row['cap']:,}" if row["cap"] else "all",
+        "prior": "prior",
+        "length": lambda row: "known" if row["lookahead"] is None else f"not known, lookahead {row['lookahead']:g}",
+        "test loss, nats/token": loss,
+        "passes over the most repeated domain": lambda row: f"{row['passes']:.1f}",
+    },
+    "unknown_length_share": {
+        "lookahead": lambda row: f"{row['lookahead']:g}",
+        "least share of the best domain, in that with a known length": lambda row: f"{row['value']:.2f}",
+    },
     "sensitivity": {
         "target": "target",
         "tokens per domain": cap,

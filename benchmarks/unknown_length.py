@@ -6,6 +6,9 @@
 Every cell is a cell of `benchmarks/scenarios.py`: once with `max_steps`, and then without any limit, ended at the same
 step by a callback of which the rule does not know, for each lookahead. The cells of a target share data sample,
 initialisation and the random numbers by which the sequence of samples is drawn.
+
+Of each lookahead it also tells, with nothing trained, how little is drawn of a domain that deserves nearly all: its share in
+a run without a limit over that in a run of known length, the least of many ends.
 """
 
 import argparse
@@ -17,10 +20,12 @@ from typing import Any
 
 import result
 import scenarios
+import torch
 import training
 from training import command, trained
 
-from lightning_dga.exposure import LOOKAHEAD
+from lightning_dga.exposure import LOOKAHEAD, Exposure
+from lightning_dga.reweighting.repetition import EPOCHS, planned_samples, remaining
 
 # everything that QUIET and the scenarios derive from a limit is said again by its number
 _OPEN = (
@@ -56,12 +61,17 @@ def main() -> None:
         )
     )
     found = list(rows(cells, metrics))
+    shares = list(share_rows(options.lookaheads))
+    for row in shares:
+        print(f"lookahead {row['lookahead']}: {row['value']:.2f} of the share with a known length, at least")
     for row in found:
         length = "known" if row["lookahead"] is None else f"lookahead {row['lookahead']}"
         settings = f"{row['target']:>12} {row['cap'] or 'all':>7} {row['prior']:>6} {row['steps']:>5} {length:>15}"
         print(f"{settings} {row['value']:.3f} ({row['passes']:.1f} passes)")
     if options.json:
-        result.write(options.json, command("unknown_length", options, "caps", "priors", "lookaheads", "seeds"), found)
+        result.write(
+            options.json, command("unknown_length", options, "caps", "priors", "lookaheads", "seeds"), found + shares
+        )
 
 
 def arguments() -> argparse.Namespace:
@@ -107,6 +117,27 @@ def rows(cells: list[Cell], metrics: dict[Cell, dict[str, Any]]) -> Iterator[dic
             "unit": "nats/token",
             "passes": max(found["epochs"].values()),
         }
+
+
+def share_rows(lookaheads: list[float]) -> Iterator[dict[str, Any]]:
+    """Of each lookahead the least share of the best domain, over that with a known length."""
+    ends = list(product((2, 3, 10, 50), (4.0, 8.0, 9.6, 12.0, 16.0, 32.0, 64.0)))
+    for lookahead in lookaheads:
+        ratios = [share(k, passes, lookahead) / share(k, passes, None) for k, passes in ends]
+        yield {"measure": "unknown_length_share", "lookahead": lookahead, "value": min(ratios), "unit": "ratio"}
+
+
+def share(domains: int, passes: float, lookahead: float | None, updates: int = 40, size: float = 100.0) -> float:
+    """Share of a domain that deserves 95 %, in a run of so many passes over it if it alone were drawn."""
+    sizes, seen = torch.full((domains,), size).double(), torch.zeros(domains).double()
+    shares = torch.full((domains,), 0.05 / (domains - 1)).double()
+    shares[0] = 0.95
+    step = passes * size / updates
+    for _ in range(updates):
+        now = Exposure(seen, sizes, None if lookahead is not None else passes * size, ahead=step)
+        plan = planned_samples(shares, now, EPOCHS, shares > 0, lookahead or LOOKAHEAD)
+        seen = seen + step * remaining(plan, seen)
+    return (seen[0] / seen.sum()).item()
 
 
 if __name__ == "__main__":
