@@ -7,8 +7,8 @@ Every cell is a cell of `benchmarks/scenarios.py`: once with `max_steps`, and th
 step by a callback of which the rule does not know, for each lookahead. The cells of a target share data sample,
 initialisation and the random numbers by which the sequence of samples is drawn.
 
-Of each lookahead it also tells, with nothing trained, how little is drawn of a domain that deserves nearly all: its share in
-a run without a limit over that in a run of known length, the least of many ends.
+Of each lookahead it also tells, with nothing trained, what becomes of a domain that deserves nearly all: its share in a
+run without a limit over that in a run of known length, the least of many ends.
 """
 
 import argparse
