@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from lightning_dga.train import main
@@ -44,6 +45,11 @@ def corpora_run(folder, corpora, *overrides, **environment):
 
 def rows(run):
     with (run / "weights.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def log_rows(run):
+    with (run / "logs" / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -100,8 +106,52 @@ def test_a_run_is_resumed(tmp_path, corpora):
     assert first.returncode == second.returncode == 0, first.stderr[-1000:] + second.stderr[-1000:]
     folders = [tmp_path / "runs" / name / "dga_seed0" for name in ("whole", "parts")]
     assert rows(folders[0]) == rows(folders[1])
-    losses = [json.loads((folder / "metrics.json").read_text())["test/target_loss"] for folder in folders]
-    assert losses[0] == losses[1]
+    results = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    assert results[0]["test/target_loss"] == results[1]["test/target_loss"]
+    # the validation at the checkpoint's own step came after it was saved
+    assert results[0]["val/target_loss/history"] == results[1]["val/target_loss/history"]
+    logged = [[(row["step"], row["train/loss"]) for row in log_rows(folder) if row["train/loss"]] for folder in folders]
+    assert logged[0] == logged[1] and len(logged[0]) == 3
+    assert "the run starts over" in first.stderr and "Going on from" in second.stderr
+    assert f"Page: {folders[1] / 'report.html'}" in second.stdout and "target test loss" in second.stdout
+
+
+def resumed_in_process(folder, corpora, monkeypatch, capsys, *overrides):
+    """What a resumed run says in one line, and exits with."""
+    where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather", *QUICK, "resume=true", *overrides]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["dga-train", *where])
+    with pytest.raises(SystemExit) as end:
+        main()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dga-train: ")]
+    return end.value.code, line
+
+
+def test_a_run_whose_checkpoints_are_damaged_is_not_overwritten(tmp_path, corpora, monkeypatch, capsys):
+    run = tmp_path / "runs/weather/dga_seed0"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
+    (run / "metrics.json").write_text("{}")
+    code, line = resumed_in_process(tmp_path, corpora, monkeypatch, capsys)
+    assert code == 1 and "last.ckpt is damaged, cut short, or no checkpoint" in line
+    assert (run / "metrics.json").read_text() == "{}"
+
+
+def test_other_data_and_another_model_are_refused(tmp_path, corpora, monkeypatch, capsys):
+    run = tmp_path / "runs/weather/dga_seed0"
+    (run / "checkpoints").mkdir(parents=True)
+    state = {"loops": {}, "optimizer_states": [], "global_step": 3, "callbacks": {}, "state_dict": {}}
+    torch.save({**state, "state_dict": {"norm.weight": torch.ones(24)}}, run / "checkpoints" / "last.ckpt")
+    (run / "config.yaml").write_text(f"data:\n  root: {corpora}\n  tokens_per_domain: 999\n")
+    code, line = resumed_in_process(tmp_path, corpora, monkeypatch, capsys)
+    assert code == 1 and "`data.tokens_per_domain` 2000 in place of 999" in line
+    (run / "config.yaml").unlink()
+    code, line = resumed_in_process(tmp_path, corpora, monkeypatch, capsys)
+    assert code == 1 and "norm.weight is [24] there, and [16] here" in line
+    # what only Lightning finds out while it restores
+    torch.save(state, run / "checkpoints" / "last.ckpt")
+    code, line = resumed_in_process(tmp_path, corpora, monkeypatch, capsys)
+    assert code == 1 and "last.ckpt cannot be gone on from with these settings" in line
 
 
 def test_two_processes(tmp_path, corpora):
@@ -142,6 +192,9 @@ def test_clusters_by_a_histogram_in_a_file(tmp_path, corpora):
 
 MISTAKES = {
     "a misspelt key": (["trainer.max_stps=3"], "max_stps"),
+    "a number that is none": (["trainer.max_steps=abc"], "`trainer.max_steps` must be a whole number, got 'abc'"),
+    "a truth value that is none": (["resume=yes_please"], "`resume` must be true or false, got 'yes_please'"),
+    "a misspelt key with a plus": (["+trainer.max_stps=3"], "Did you mean `max_steps`"),
     "a misspelt key of a callback": (["callbacks.dga.step_sise=3"], "step_sise"),
     "a setting that does not exist": (["+callbacks.dga.speed=3"], "speed"),
     "a group that does not exist": (["callbacks=dgaa"], "dgaa"),
