@@ -8,6 +8,11 @@ from typing import Any
 _DEPTH = 3
 
 
+def is_hub_stream(dataset: Any) -> bool:
+    """Whether an iterable reads a stream of Hugging Face's."""
+    return next(_streams(dataset, _DEPTH), None) is not None
+
+
 def holds_a_shuffle_buffer(dataset: Any) -> bool:
     """Whether there is a shuffle buffer anywhere in the chain of streams that an iterable reads."""
     return any(hasattr(part, "buffer_size") for part in _parts(dataset))

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 
 from lightning_dga.data.digest import digest
 from lightning_dga.data.errors import DataError
-from lightning_dga.data.resumable import OwnState, tells_its_state
+from lightning_dga.data.resumable import OwnState
 
 # a data set's own state is taken this often, in samples; a resumed run reads at most as many again
 _STATE_EVERY = 64
@@ -40,8 +40,7 @@ class StreamReader:
     def __init__(self, dataset: Any, domain: str, state: dict[str, Any] | None = None) -> None:
         self.first: dict[int, bytes] = {}
         self._dataset: Iterable[Any] = _own_copy(dataset, domain)
-        # one that others read too has no state that is of this reader's pass alone
-        self._own_state = OwnState(self._dataset, domain, is_own=self._dataset is not dataset)
+        self._own_state = OwnState(self._dataset, domain, dataset)
         self._domain = domain
         self._epoch = 0
         self._read = 0
@@ -132,6 +131,7 @@ class StreamReader:
             sample = next(self._pass)
         except StopIteration:
             self._pass = None
+            self._remember(self._own_state.end_pass())
             self._ends[self._epoch] = self._read
             self._epoch += 1
             return
@@ -140,9 +140,14 @@ class StreamReader:
         if self._read < _COMPARED:
             self.first[self._read] = digest(sample)
         self._read += 1
-        if self._read % _STATE_EVERY == 0 and (own := self._own_state.take()) is not None:
-            self._states.append({"epoch": self._epoch, "read": self._read, "dataset": own})
-        if not self._own_state.is_usable:
+        self._remember(self._own_state.follow(sample))
+        if self._read % _STATE_EVERY == 0:
+            self._remember(self._own_state.take(self._epoch, self._read))
+
+    def _remember(self, state: dict[str, Any] | None) -> None:
+        if state is not None:
+            self._states.append(state)
+        elif not self._own_state.is_usable:
             self._states.clear()
 
     def _resume(self, state: Any) -> None:
@@ -171,7 +176,8 @@ def _own_copy(dataset: Any, domain: str) -> Any:
             f"Domain {domain!r} is an iterator, which can be read only once; "
             "wrap it in an IterableDataset whose `__iter__` starts anew."
         )
-    if not keeps_its_place and not tells_its_state(dataset):
+    # who tells a state keeps its place, also where that takes arguments
+    if not keeps_its_place and not hasattr(dataset, "state_dict"):
         return dataset
     try:
         return deepcopy(dataset)

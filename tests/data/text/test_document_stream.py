@@ -218,3 +218,56 @@ def test_a_stream_of_documents_is_a_domain_whose_errors_name_domain_file_and_lin
         for _ in range(4):
             next(batches)
     data.teardown("fit")
+
+
+def parts_of(folder, kind):
+    """Parts of 300, 0, 1 and 40 documents, the last of which are long."""
+    parts = [[f"a{i}" for i in range(300)], [], ["b0"], [f"c{i} " + "long " * 50 for i in range(40)]]
+    if kind == "row groups":
+        from pyarrow import parquet
+
+        with parquet.ParquetWriter(folder / "a.parquet", pyarrow.schema([("text", pyarrow.string())])) as writer:
+            for part in parts:
+                writer.write_table(pyarrow.table({"text": pyarrow.array(part, pyarrow.string())}))
+    for number, part in enumerate(parts):
+        if kind == "parquet":
+            as_parquet(folder / f"{number}.parquet", pyarrow.array(part, pyarrow.string()), rows=50)
+        elif kind != "row groups":
+            write(folder / f"{number}.{kind}", gzip.compress(as_lines(part)) if kind.endswith("gz") else as_lines(part))
+    return {text for part in parts for text in part}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet", "row groups"])
+def test_documents_of_parts_of_any_size_come_once_before_any_comes_again(tmp_path, kind):
+    every = parts_of(tmp_path, kind)
+    stream = DocumentStream(tmp_path)
+    assert stream.num_shards >= 3
+    data = MixtureDataModule({"wiki": stream}, Points(0, 3), batch_size=4, collate_fn=list)
+    batches = iter(data.train_dataloader())
+    drawn = [text for _ in range(180) for text in next(batches)]
+    assert set(drawn[:341]) == set(drawn[341:682]) == every
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_within_a_pass_a_part_is_read_by_as_much_as_it_holds(tmp_path, kind):
+    # as long as one another: one part holds 19 times the other's documents
+    parts = [[f"a{i:05}" for i in range(1900)], [f"b{i:05}" for i in range(100)]]
+    for number, part in enumerate(parts):
+        if kind == "parquet":
+            as_parquet(tmp_path / f"{number}.parquet", part, rows=5000)
+        else:
+            write(tmp_path / f"{number}.jsonl", as_lines(part))
+    data = MixtureDataModule({"wiki": DocumentStream(tmp_path)}, Points(0, 3), batch_size=8, collate_fn=list)
+    batches = iter(data.train_dataloader())
+    drawn = [text[0] for _ in range(100) for text in next(batches)]
+    # 40 of 800; a file has some bytes beside its documents
+    assert 20 <= drawn.count("b") <= 60
+
+
+def test_a_domain_of_empty_files_is_an_error_that_names_it(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.jsonl", b"\n")
+        write(tmp_path / f"{name}.jsonl.gz", gzip.compress(b""))
+    data = MixtureDataModule({"wiki": DocumentStream(tmp_path)}, Points(0, 3), batch_size=4, collate_fn=list)
+    with pytest.raises(DataError, match="'wiki' is an iterable that gives no samples"):
+        next(iter(data.train_dataloader()))

@@ -1,4 +1,6 @@
+import io
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -64,6 +66,72 @@ def test_a_run_resumes_within_it(documents, tokenizer, monkeypatch):
     assert first.state_dict()["streams"]["readers"]
     again = iter(resumed.train_dataloader())
     assert all(torch.equal(next(batches), next(again)) for _ in range(9))
+
+
+LONG = ["short " * 5, "a long document of many words " * 400, "", "end " * 3]
+
+
+def long_documents(tmp_path):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in LONG * 9))
+    return DocumentStream(tmp_path)
+
+
+def test_the_state_within_a_long_document_holds_none_of_it_and_leads_back_to_the_very_window(tmp_path, tokenizer):
+    stream = PackedStream(long_documents(tmp_path), tokenizer, 16)
+    whole = list(stream)
+    windows, size = iter(stream), 0
+    for number in range(len(whole)):
+        next(windows)
+        if number % 37 and number % 64 > 2:
+            continue
+        state = io.BytesIO()
+        torch.save(stream.state_dict(), state)
+        size = max(size, state.tell())
+        state.seek(0)
+        again = PackedStream(long_documents(tmp_path), tokenizer, 16)
+        again.load_state_dict(torch.load(state, weights_only=True))
+        rest = list(again)
+        assert len(rest) == len(whole) - number - 1
+        assert all(torch.equal(a, b) for a, b in zip(rest, whole[number + 1 :], strict=True))
+    # numbers, less than a window of tokens, and what torch writes around them
+    assert size < 4096 < 2 * 12_000
+
+
+def test_documents_of_no_state_are_counted(tokenizer):
+    stream = PackedStream(TEXTS, tokenizer, 16)
+    whole, windows = list(stream), iter(stream)
+    for _ in range(7):
+        next(windows)
+    again = PackedStream(TEXTS, tokenizer, 16)
+    again.load_state_dict(stream.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(again, whole[7:], strict=True))
+
+
+def test_states_of_before_hold_what_was_left_of_a_document(documents, tokenizer):
+    whole = list(PackedStream(documents, tokenizer, 16))
+    read = iter(documents)
+    for _ in range(6):
+        next(read)
+    ids = [id for text in TEXTS[:6] for id in [*tokenizer.encode(text).ids, END_OF_TEXT_ID]]
+    state = {"documents": documents.state_dict(), "left": torch.tensor(ids[16:])}
+    again = PackedStream(documents, tokenizer, 16)
+    again.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(again, whole[1:], strict=True))
+
+
+def test_text_that_looks_like_a_separator_is_text_in_a_run_too(tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "one <|endoftext|> two " * 9}) + "\n")
+    stream = PackedStream(DocumentStream(tmp_path), tokenizer, 16)
+    data = MixtureDataModule({"text": stream}, Points(0, 3), batch_size=4)
+    batch = next(iter(data.train_dataloader()))
+    assert torch.equal(batch, torch.stack(list(stream)[:4]))
+    assert not (batch == END_OF_TEXT_ID).any()
+
+
+def test_readers_share_the_tokenizer(documents, tokenizer):
+    stream = PackedStream(documents, tokenizer, 16)
+    assert deepcopy(stream).tokenizer is stream.tokenizer
+    assert deepcopy(stream).documents is not stream.documents
 
 
 def test_records_are_read_by_their_field(tokenizer):
