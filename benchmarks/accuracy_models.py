@@ -97,7 +97,7 @@ def cnn() -> nn.Module:
 
 
 def gpt() -> nn.Module:
-    return GPT(VOCABULARY, LENGTH, d_model=WIDTH, num_layers=2, num_heads=2, dropout=0.1)
+    return LanguageModel(GPT(VOCABULARY, LENGTH, d_model=WIDTH, num_layers=2, num_heads=2, dropout=0.1))
 
 
 def _settings(**others: Any) -> dict[str, Any]:

@@ -27,8 +27,19 @@ BY_ESTIMATOR: dict[str, tuple[dict[str, Any], Any]] = {
     "end_to_end": (SETTING, lambda row: f"{row['value']:.2%} ({row['spread'][0]:.1%} to {row['spread'][1]:.1%})"),
     "memory": (SETTING, lambda row: f"{row['value']:.2f}"),
     "error": (SETTING, lambda row: "refused" if row["value"] is None else f"{row['value']:.0e}"),
+    "error_along_training": (
+        {"model": "model", "precision": "precision", "tolerance": lambda row: f"{row['tolerance']:.0e}"},
+        lambda row: error_along_training(row),  # noqa: PLW0108  (defined below)
+    ),
+    "rounding": ({"model": "model", "precision": "precision"}, lambda row: f"{row['value']:.0e}"),
 }
 CAPTIONS = {
+    "error_along_training": "Largest error of all measurements along training, over all seeds, relative to the norm of "
+    "the alignments: in single precision against float64 gradients by definition, in half precision against `backward` "
+    "in the same precision and relative to the squared norm of the target gradient where that is larger. An estimator "
+    "that refuses gives way to `backward` for the rest of the run",
+    "rounding": "What half precision itself does: `backward` against float64 gradients of the same parameters, in the "
+    "same units",
     "overhead": "Share of training that aligning every 100 steps takes (training batches of 64 sequences, probes of 4 "
     "sequences for each domain, 8 target sequences)",
     "auto_against_best": "`auto` against the best of those that measure the same samples",
@@ -118,6 +129,14 @@ def table(measure: str, rows: list[Row]) -> str:
     lines.insert(1, ["---"] * len(lines[0]))
     caption = f"{CAPTIONS[measure]}:\n\n" if measure in CAPTIONS else ""
     return caption + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def error_along_training(row: Row) -> str:
+    """The largest error of what was measured, and how much was refused."""
+    if row["value"] is None:
+        return "refused"
+    refused = f" ({row['refused']} of {row['measurements']} refused)" if row["refused"] else ""
+    return f"{row['value']:.0e}{refused}"
 
 
 def losses(rows: list[Row]) -> str:
