@@ -9,7 +9,7 @@ import lightning_dga
 
 ROOT = Path(lightning_dga.__file__).parent
 SHARED = {"atomic", "basis", "weights", "alignments", "exposure", "moments", "usual_norm", "distributed", "handover"}
-SHARED |= {"_lightning"}
+SHARED |= {"_lightning", "document_digest"}
 MAY_IMPORT = {
     "alignment": SHARED,
     "reweighting": SHARED,
