@@ -37,8 +37,8 @@ from lightning_dga.alignment import (
     TrainingStep,
     isolated,
 )
-from lightning_dga.alignment.self_test import TOLERANCE, RehearsedStep, relative_error
-from lightning_dga.alignments import Alignments
+from lightning_dga.alignment.estimators.self_test import TOLERANCE, RehearsedStep, relative_error
+from lightning_dga.core.alignments import Alignments
 
 DOMAINS, PROBES = 6, 3
 # of the reference itself, in half precision

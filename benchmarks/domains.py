@@ -136,7 +136,7 @@ def run_killed(command: list[str], kills: int, wall: float) -> list[Usage]:
 
 
 def run(arguments: list[str], kill_after: float = math.inf) -> Usage:
-    command = [sys.executable, "-m", "lightning_dga.make_domains", *arguments]
+    command = [sys.executable, "-m", "lightning_dga.cli.domains", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begin = time.monotonic()
     ended = 0

@@ -20,8 +20,8 @@ import result
 import training
 from training import QUIET, command, summary, trained
 
+from lightning_dga.cli.domains import main as dga_domains
 from lightning_dga.domains import is_clustered
-from lightning_dga.make_domains import main as dga_domains
 
 METHODS = ("uniform", "importance", "water_filling", "nearest", "basis", "basis_and_target", "basis_from_nearest")
 

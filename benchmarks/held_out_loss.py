@@ -9,8 +9,8 @@ import lightning as L
 import torch
 
 from lightning_dga.data.text import FolderDocuments
-from lightning_dga.data.text.packing import PackedTokens, pack
-from lightning_dga.data.text.tokenizer import END_OF_TEXT_ID
+from lightning_dga.data.text.tokens.packing import PackedTokens, pack
+from lightning_dga.data.text.tokens.tokenizer import END_OF_TEXT_ID
 
 FILE = "general.json"
 

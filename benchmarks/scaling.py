@@ -1,7 +1,7 @@
 """What an update moves between processes, counted as it runs: python benchmarks/scaling.py [--quick] [--json FILE].
 
 Counts the elements of all tensors that go through collectives while a mixture is updated, on 2 and 4 processes of this
-machine, DDP and FSDP2, for some numbers of domains; and compares with `lightning_dga.scaling`, by which larger runs are
+machine, DDP and FSDP2, for some numbers of domains; and compares with `lightning_dga.cli.plan_costs`, by which larger runs are
 planned. In a network namespace of its own it also reads how many bytes went over the wire:
 unshare --net sh -c 'ip link set lo up; python benchmarks/scaling.py'.
 """
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from workload import Size, Tokens
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
-from lightning_dga.scaling import Job
+from lightning_dga.cli.plan_costs import Job
 
 SIZE = Size(128, 4, 1024, 32)
 PROBES, TARGET, LOCAL = 2, 8, 4

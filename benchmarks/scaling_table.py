@@ -1,7 +1,7 @@
 """Prints the table of docs/scaling.md: python benchmarks/scaling_table.py."""
 
-from lightning_dga.planning import BANDWIDTH, FLOPS, size
-from lightning_dga.scaling import Job
+from lightning_dga.cli.plan import BANDWIDTH, FLOPS, size
+from lightning_dga.cli.plan_costs import Job
 
 MODELS = {"125M": 125e6, "1.3B": 1.3e9, "7B": 7e9, "70B": 70e9}
 # parameters, processes, domains, shards, estimator

@@ -132,7 +132,7 @@ def all_cells(options: argparse.Namespace) -> Iterator[Cell]:
 def histogram(options: argparse.Namespace, target: str) -> dict[str, float]:
     file = options.runs / f"{target}-histogram.json"
     if not file.is_file():
-        from lightning_dga.make_domains import main as dga_domains
+        from lightning_dga.cli.domains import main as dga_domains
 
         dga_domains(["histogram", str(options.root), target, "--output", str(file)])
     counted: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_dga.alignment import Measurement
-from lightning_dga.alignment.gradient import gradients_set_aside
-from lightning_dga.alignment.probes import ProbeBatch
-from lightning_dga.alignments import Alignments
+from lightning_dga.alignment.gradients.gradient import gradients_set_aside
+from lightning_dga.alignment.probing.probes import ProbeBatch
+from lightning_dga.core.alignments import Alignments
 
 
 class SeparatePasses:

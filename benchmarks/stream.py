@@ -33,8 +33,8 @@ import result
 import torch
 from stream_peers import ABILITIES, BATCH, DRAW, PEERS, Peer, TooSlow, our_module, weights_of
 
+from lightning_dga.core.weights import as_weights
 from lightning_dga.data import Composition
-from lightning_dga.weights import as_weights
 
 KS = (10, 1_000, 262_144)
 PERIOD = 100

@@ -103,8 +103,8 @@ def _train(folder: Path, overrides: Sequence[str]) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
 
-    from lightning_dga.train import config_dir
-    from lightning_dga.train import train as dga_train
+    from lightning_dga.cli.train import config_dir
+    from lightning_dga.cli.train import train as dga_train
 
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")

@@ -24,7 +24,7 @@ import torch
 import training
 from training import command, trained
 
-from lightning_dga.exposure import LOOKAHEAD, Exposure
+from lightning_dga.core.data_budget import LOOKAHEAD, Exposure
 from lightning_dga.reweighting.repetition import EPOCHS, planned_samples, remaining
 
 # everything that QUIET and the scenarios derive from a limit is said again by its number

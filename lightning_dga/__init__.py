@@ -14,23 +14,38 @@ Names are imported on first use (PEP 562), so that a subpackage imported alone c
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lightning_dga import _moved
+
 if TYPE_CHECKING:
-    from lightning_dga.alignments import Alignments
-    from lightning_dga.callback import DynamicGradientAlignment
+    from lightning_dga.callbacks.dynamic_gradient_alignment import DynamicGradientAlignment
+    from lightning_dga.callbacks.preemption import Preempted, Preemption, newest_checkpoint
+    from lightning_dga.core.alignments import Alignments
     from lightning_dga.data import MixtureDataModule
-    from lightning_dga.preemption import Preempted, Preemption, newest_checkpoint
 
 __version__ = "0.1.0"
 
+_moved.install()
+
 _EXPORTS = {
-    "Alignments": "alignments",
-    "DynamicGradientAlignment": "callback",
+    "Alignments": "core.alignments",
+    "DynamicGradientAlignment": "callbacks",
     "MixtureDataModule": "data",
-    "Preempted": "preemption",
-    "Preemption": "preemption",
-    "newest_checkpoint": "preemption",
+    "Preempted": "callbacks",
+    "Preemption": "callbacks",
+    "newest_checkpoint": "callbacks",
 }
-_SUBPACKAGES = ("alignment", "data", "domains", "models", "report", "reweighting")
+_SUBPACKAGES = (
+    "alignment",
+    "callbacks",
+    "cli",
+    "core",
+    "data",
+    "domains",
+    "engine",
+    "models",
+    "report",
+    "reweighting",
+)
 
 __all__ = [
     "Alignments",

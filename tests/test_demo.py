@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_dga_beats_the_uniform_mixture_in_the_demo(tmp_path, seed):
-    command = [sys.executable, "-m", "lightning_dga.train", "-m", "experiment=demo", "callbacks=uniform,dga"]
+    command = [sys.executable, "-m", "lightning_dga.cli.train", "-m", "experiment=demo", "callbacks=uniform,dga"]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     subprocess.run([*command, f"seed={seed}"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     losses = {

@@ -12,7 +12,7 @@ from lightning_dga.distributed import (
     rank,
     sum_over_processes_,
 )
-from tests.processes import together
+from tests.helpers.processes import together
 
 CPU = torch.device("cpu")
 RANKS = 3

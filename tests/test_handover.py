@@ -10,7 +10,7 @@ import torch
 
 from lightning_dga import DynamicGradientAlignment
 from lightning_dga.handover import Handover
-from tests.toys import Plain, Points, mixture, trainer
+from tests.helpers.toys import Plain, Points, mixture, trainer
 
 
 def run(data, callback, **arguments):

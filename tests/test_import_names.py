@@ -39,7 +39,7 @@ except MisconfigurationException as error:
 print("other name imported:", "{other}" in sys.modules)
 """
 OURS = """from lightning_dga import DynamicGradientAlignment, MixtureDataModule
-from lightning_dga.progress import MixtureProgressBar"""
+from lightning_dga.callbacks.progress_bar import MixtureProgressBar"""
 NEW = "import lightning.pytorch as pl\nfrom lightning.pytorch.utilities.exceptions import MisconfigurationException"
 OLD = "import pytorch_lightning as pl\nfrom pytorch_lightning.utilities.exceptions import MisconfigurationException"
 ABSENT = """import importlib.util

@@ -21,7 +21,7 @@ LIGHTNING = ("lightning", "pytorch_lightning", "hydra")
 PARTS = [
     ("lightning_dga", ("torch", "numpy", *LIGHTNING)),
     ("lightning_dga.domains", ("torch", "sklearn", *LIGHTNING)),
-    ("lightning_dga.report.cli", ("torch", "matplotlib", *LIGHTNING)),
+    ("lightning_dga.cli.report", ("torch", "matplotlib", *LIGHTNING)),
     ("lightning_dga.reweighting", LIGHTNING),
     ("lightning_dga.alignment", LIGHTNING),
 ]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lightning_dga.train import config_dir
-from tests.test_train_command import QUICK, dga_train
+from lightning_dga.cli.train import config_dir
+from tests.cli.test_train import QUICK, dga_train
 
 ROOT = Path(__file__).parent.parent
 OTHER_APPLICATION = """

@@ -39,7 +39,7 @@ def test_the_quickstart_mixes_without_a_limit_as_it_does_with_one(tmp_path, monk
 @pytest.mark.parametrize("command", re.findall(r"^dga-train .*$", README, flags=re.MULTILINE))
 def test_every_dga_train_command_composes(command):
     overrides = [word for word in command.split()[1:] if word not in ("-m",)]
-    arguments = [sys.executable, "-m", "lightning_dga.train", "--cfg", "job"]
+    arguments = [sys.executable, "-m", "lightning_dga.cli.train", "--cfg", "job"]
     # a sweep's lists are for the sweeper; one of each is composed here
     overrides = [re.sub(r"=([^,]*),.*", r"=\1", override) for override in overrides]
     done = subprocess.run([*arguments, *overrides], capture_output=True, text=True, timeout=800)

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 
-from lightning_dga.alignment.auto import Auto
-from lightning_dga.alignment.backward import Backward
-from lightning_dga.alignment.batched import Batched
 from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_overhead
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
-from lightning_dga.alignment.evaluation_loss import NoEvaluationLossError, check_evaluation_loss
-from lightning_dga.alignment.finite_difference import FiniteDifference, InexactError
-from lightning_dga.alignment.gradient import FlatGradient
-from lightning_dga.alignment.in_step import InStep
-from lightning_dga.alignment.isolation import isolated
-from lightning_dga.alignment.loss import (
+from lightning_dga.alignment.estimators.auto import Auto
+from lightning_dga.alignment.estimators.backward import Backward
+from lightning_dga.alignment.estimators.batched import Batched
+from lightning_dga.alignment.estimators.finite_difference import FiniteDifference, InexactError
+from lightning_dga.alignment.estimators.in_step import InStep
+from lightning_dga.alignment.estimators.losses import Losses
+from lightning_dga.alignment.gradients.gradient import FlatGradient
+from lightning_dga.alignment.gradients.preconditioner import adam_preconditioner
+from lightning_dga.alignment.gradients.target import target_loss
+from lightning_dga.alignment.probing.evaluation_loss import NoEvaluationLossError, check_evaluation_loss
+from lightning_dga.alignment.probing.isolation import isolated
+from lightning_dga.alignment.probing.loss import (
     LossFunction,
     MeanLossError,
     ProbeLoss,
@@ -20,12 +23,9 @@ from lightning_dga.alignment.loss import (
     training_step_loss,
     uses_training_step,
 )
-from lightning_dga.alignment.losses import Losses
-from lightning_dga.alignment.origins import NamedProbes
-from lightning_dga.alignment.preconditioner import adam_preconditioner
-from lightning_dga.alignment.probes import ProbeBatch, Probes
+from lightning_dga.alignment.probing.origins import NamedProbes
+from lightning_dga.alignment.probing.probes import ProbeBatch, Probes
 from lightning_dga.alignment.step_estimator import StepEstimator
-from lightning_dga.alignment.target import target_loss
 
 ESTIMATORS: dict[str, Callable[[], Estimator | StepEstimator | Auto]] = {
     "auto": Auto,

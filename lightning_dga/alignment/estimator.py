@@ -6,9 +6,9 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from lightning_dga.alignment.loss import ProbeLoss
-from lightning_dga.alignment.probes import Probes
-from lightning_dga.alignments import Alignments
+from lightning_dga.alignment.probing.loss import ProbeLoss
+from lightning_dga.alignment.probing.probes import Probes
+from lightning_dga.core.alignments import Alignments
 
 Preconditioner = Callable[[nn.Parameter], Tensor | None]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_dga.alignment.estimator import Measurement
-from lightning_dga.alignments import Alignments
+from lightning_dga.core.alignments import Alignments
 
 
 @runtime_checkable

@@ -1,10 +1,10 @@
 """Weights to batches: sources, composition, loader and data module. No model in here."""
 
-from lightning_dga.data.composition import Composition, Draw
 from lightning_dga.data.datamodule import MixtureDataModule
 from lightning_dga.data.errors import DataError
-from lightning_dga.data.loader import BatchInfo, MixtureLoader
+from lightning_dga.data.loading.loader import BatchInfo, MixtureLoader
 from lightning_dga.data.probes import Probe, ProbeReader, Probes
+from lightning_dga.data.sampling.composition import Composition, Draw
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, ShuffledOrder, Sources
 
 __all__ = [

@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from typing_extensions import override
 
 from lightning_dga._lightning import LightningDataModule, MisconfigurationException, rank_zero_warn
-from lightning_dga.data.batches import random_seed
-from lightning_dga.data.composition import Composition
+from lightning_dga.core.weights import WeightsLike, as_weights
 from lightning_dga.data.evaluation import check_evaluation, evaluation_loaders
 from lightning_dga.data.kinds import check_domains
-from lightning_dga.data.loader import BatchInfo, MixtureLoader
+from lightning_dga.data.loading.batches import random_seed
+from lightning_dga.data.loading.loader import BatchInfo, MixtureLoader
+from lightning_dga.data.loading.window import AccumulationWindow, take_again
+from lightning_dga.data.loading.workers import WorkerInit, WorkerLoader
 from lightning_dga.data.probes import MixedPool, Pool, ProbeReader, Probes
 from lightning_dga.data.resuming import (
     by_name,
@@ -26,11 +28,9 @@ from lightning_dga.data.resuming import (
     other_domains,
     shares_by_name,
 )
+from lightning_dga.data.sampling.composition import Composition
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, NoDomains, Sources
-from lightning_dga.data.window import AccumulationWindow, take_again
-from lightning_dga.data.workers import WorkerInit, WorkerLoader
 from lightning_dga.handover import Handover
-from lightning_dga.weights import WeightsLike, as_weights
 
 _STREAM_EPOCH = 1000
 # domains that `repr` names
@@ -67,7 +67,7 @@ class MixtureDataModule(LightningDataModule):
         batches_per_epoch: Training batches that make an epoch. By default as many as hold every sample once, or 1,000
             where a domain is an iterable.
         sampling: ``"multinomial"`` draws each sample's domain independently; under ``"quota"`` each domain stays within
-            one sample of its ideal share (:mod:`~lightning_dga.data.quota`).
+            one sample of its ideal share (:mod:`~lightning_dga.data.sampling.quota`).
         pure_batches: Whether each process's batch is of one domain, which lets ``in_step`` measure any model under
             gradient accumulation. A run is then to be resumed with the same ``batch_size``.
         max_staleness: After how many further batches new weights take effect; 0 recalls all queued work, a larger
@@ -80,7 +80,7 @@ class MixtureDataModule(LightningDataModule):
         multiprocessing_context: How workers start: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
 
     Raises:
-        ValueError: If ``weights`` are not usable (see :func:`~lightning_dga.weights.as_weights`), a domain is empty,
+        ValueError: If ``weights`` are not usable (see :func:`~lightning_dga.core.weights.as_weights`), a domain is empty,
             two share a name, or a size is not positive.
 
     Example:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_dga.data.batches import BatchReader
+from lightning_dga.data.loading.batches import BatchReader
 from lightning_dga.data.sources import ShuffledOrder, Sources, iter_streams
 
 _PROBES, _TARGET, _MIXTURES = 1, 2, 3

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset
 
 from lightning_dga.data.errors import DataError
-from lightning_dga.data.hub_streams import counts_samples, is_split_by_rank, whole
 from lightning_dga.data.kinds import check_data_set
-from lightning_dga.data.permutation import keys, permute
-from lightning_dga.data.streams import StreamReader
+from lightning_dga.data.sampling.permutation import keys, permute
+from lightning_dga.data.streaming.hub_streams import counts_samples, is_split_by_rank, whole
+from lightning_dga.data.streaming.streams import StreamReader
 
 
 class Sources(Protocol):

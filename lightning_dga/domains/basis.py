@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_dga.basis import Basis
+from lightning_dga.core.basis import Basis
 from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.histogram import label_histogram
 

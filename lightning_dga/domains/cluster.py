@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lightning_dga.domains.checkpoint import Arrays, Checkpoint
 from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.kmeans import Vectors, fit_centroids
-from lightning_dga.domains.leaves import branching, share_leaves
+from lightning_dga.domains.leaf_counts import branching, share_leaves
 from lightning_dga.domains.threads import one_thread
 from lightning_dga.domains.tree import ClusterTree, members
 

@@ -15,7 +15,7 @@ from lightning_dga.domains.embed import EMBED, EMBEDDING, VECTORS
 from lightning_dga.domains.embedding import Embedding, load_embedding
 from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.kept import read_array
-from lightning_dga.domains.stage import Stage, read_summary
+from lightning_dga.domains.resumable_stage import Stage, read_summary
 from lightning_dga.domains.tree import ClusterTree
 
 CLUSTER = "cluster"

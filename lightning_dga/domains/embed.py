@@ -9,12 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from lightning_dga.atomic import write_json
-from lightning_dga.document_digest import DocumentDigest
+from lightning_dga.core.document_digest import DocumentDigest
 from lightning_dga.domains.embedding import Embedding, load_embedding, save_embedding
 from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.kept import read_json
-from lightning_dga.domains.rows import RowFile
-from lightning_dga.domains.stage import Stage
+from lightning_dga.domains.resumable_array import RowFile
+from lightning_dga.domains.resumable_stage import Stage
 
 EMBED = "embed"
 VECTORS = "embeddings.npy"

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.basis import Basis
-from lightning_dga.exposure import Exposure
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.basis import Basis
+from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.weights import WeightsLike, as_weights
 from lightning_dga.reweighting.rule import Rule, RuleState
-from lightning_dga.weights import WeightsLike, as_weights
 
 _INNER = "rule/"
 

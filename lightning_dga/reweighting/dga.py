@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.exposure import LOOKAHEAD, Exposure
-from lightning_dga.moments import Moments
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.data_budget import LOOKAHEAD, Exposure
+from lightning_dga.core.moving_moments import Moments
+from lightning_dga.core.usual_norm import UsualNorm, is_size
+from lightning_dga.core.weights import as_weights
 from lightning_dga.reweighting.mirror import check_ema, check_step_size
 from lightning_dga.reweighting.repetition import (
     EPOCHS,
@@ -19,8 +21,6 @@ from lightning_dga.reweighting.repetition import (
     remaining,
 )
 from lightning_dga.reweighting.rule import RuleState
-from lightning_dga.usual_norm import UsualNorm, is_size
-from lightning_dga.weights import as_weights
 
 _TINY = torch.finfo(torch.float64).tiny
 # a prior that has this share of the advantage that alignments see is not trusted at all, or in full
@@ -42,7 +42,7 @@ class DGA:
     3. *What is drawn.* The shares are turned into a plan of the whole run, in which no domain is repeated more than
        ``epochs`` times oftener than another (:mod:`lightning_dga.reweighting.repetition`), and the weights are what the
        plan still lacks. A run that may end at any moment is planned a little ahead of where it is
-       (:class:`~lightning_dga.exposure.Exposure`).
+       (:class:`~lightning_dga.core.data_budget.Exposure`).
 
     Nothing accumulates: weights come back when alignments do.
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.exposure import Exposure
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.usual_norm import is_size
 from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
 from lightning_dga.reweighting.rule import RuleState
-from lightning_dga.usual_norm import is_size
 
 _LARGEST = 5.0
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.exposure import Exposure
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.weights import in_order
 from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
 from lightning_dga.reweighting.odm import domain_losses
 from lightning_dga.reweighting.rule import RuleState
-from lightning_dga.weights import in_order
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.exposure import Exposure
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.weights import as_weights
 from lightning_dga.reweighting.repetition import EPOCHS, check_epochs, planned_samples
 from lightning_dga.reweighting.rule import RuleState
-from lightning_dga.weights import as_weights
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.exposure import Exposure
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.data_budget import Exposure
 from lightning_dga.reweighting.mirror import averaged, check_ema, check_step_size, stepped
 from lightning_dga.reweighting.rule import RuleState
 

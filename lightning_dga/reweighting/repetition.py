@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_dga.exposure import LOOKAHEAD, Exposure
+from lightning_dga.core.data_budget import LOOKAHEAD, Exposure
 
 # chosen on targets that no result reports: docs/rules.md
 EPOCHS = 8.0
@@ -51,7 +51,7 @@ def planned_samples(
         exposure: What the domains hold, and how long the run is.
         epochs: Most passes over a domain beyond those over any other.
         allowed: Which domains may be drawn, ``[k]`` bool.
-        lookahead: Of the horizon: :meth:`~lightning_dga.exposure.Exposure.horizon`.
+        lookahead: Of the horizon: :meth:`~lightning_dga.core.data_budget.Exposure.horizon`.
 
     Returns:
         Samples, ``[k]`` float64, summing to the horizon.

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.exposure import Exposure
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.data_budget import Exposure
 
 RuleState = dict[str, Tensor]
 

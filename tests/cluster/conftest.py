@@ -1,4 +1,4 @@
-from tests.cluster.machines import machines
-from tests.cluster.slurm import slurm
+from tests.helpers.machines import machines
+from tests.helpers.slurm import slurm
 
 __all__ = ["machines", "slurm"]

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from tests.cluster.guides import GUIDES, commands, small
-from tests.toys import Linear
+from tests.helpers.guides import GUIDES, commands, small
+from tests.helpers.toys import Linear
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(4800)]
 
@@ -28,7 +28,7 @@ def test_one_gpu(tmp_path, corpora):
     assert "one update" in execute(small(plan, corpora), tmp_path)
     execute(small(train, corpora), tmp_path)
     assert "Restored all states" in execute(small(resume, corpora, "trainer.max_steps=9"), tmp_path)
-    command = ["-c", "from lightning_dga.report.cli import main; main()", *shlex.split(report)[1:]]
+    command = ["-c", "from lightning_dga.cli.report import main; main()", *shlex.split(report)[1:]]
     execute([sys.executable, *(word.replace("NAME", "weather") for word in command)], tmp_path)
     assert list(tmp_path.rglob("report.html"))
 

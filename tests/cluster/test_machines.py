@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tests.cluster.guides import commands, small
-from tests.test_train_command import corpora_run, rows
+from tests.cli.test_train import corpora_run, rows
+from tests.helpers.guides import commands, small
 
 # `in_step` measures what each process trains on, which is other samples where there are more processes
 SETTINGS = ["callbacks.dga.estimator=backward"]

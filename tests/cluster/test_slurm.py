@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.cluster.guides import GUIDES, commands, small
-from tests.test_train_command import rows
+from tests.cli.test_train import rows
+from tests.helpers.guides import GUIDES, commands, small
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(4800)]
 SCRIPT, LAUNCHER, SIGNAL = commands("slurm")

@@ -14,7 +14,7 @@ import pytest
 from lightning_dga import MixtureDataModule
 from lightning_dga.data import DataError
 from lightning_dga.data.text import DocumentStream, PackedStream, train_tokenizer
-from tests.toys import Points, mixture
+from tests.helpers.toys import Points, mixture
 
 
 def samples(batches, count):

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from lightning_dga import MixtureDataModule
-from tests.toys import Plain, Points, Stream, mixture, trainer
+from tests.helpers.toys import Plain, Points, Stream, mixture, trainer
 
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda data: pickle.loads(pickle.dumps(data))}
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightning_dga import MixtureDataModule
-from tests.toys import Points, Stream
+from tests.helpers.toys import Points, Stream
 
 GLOBAL_BATCH, STEPS = 8, 14
 

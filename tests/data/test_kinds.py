@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_dga import MixtureDataModule
-from tests.toys import Points
+from tests.helpers.toys import Points
 
 REFUSED = {
     "loader": (DataLoader(Points(0, 4)), "is a DataLoader; give its `dataset`"),

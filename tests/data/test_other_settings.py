@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
-from tests.toys import Plain, Points, Stream, trainer
+from tests.helpers.toys import Plain, Points, Stream, trainer
 
 
 def of(names="abc", size=30, **arguments):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lightning_dga import MixtureDataModule
-from tests.toys import Points, Stream, mixture
+from tests.helpers.toys import Points, Stream, mixture
 
 MIXTURES = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]]).double()
 

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
-from tests.toys import Plain, Points, trainer
+from tests.helpers.toys import Plain, Points, trainer
 
 
 class InSetup(MixtureDataModule):

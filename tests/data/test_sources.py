@@ -5,8 +5,8 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from lightning_dga import MixtureDataModule
 from lightning_dga.data import DataError, DatasetPerDomain, LabelledDataset, ShuffledOrder
-from lightning_dga.data.streams import StreamReader
-from tests.toys import Points, Stream
+from lightning_dga.data.streaming.streams import StreamReader
+from tests.helpers.toys import Points, Stream
 
 
 class Letters(IterableDataset):

@@ -7,7 +7,7 @@ from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
-from tests.toys import Plain, Points, Stream, trainer
+from tests.helpers.toys import Plain, Points, Stream, trainer
 
 
 class Rows(L.Callback):

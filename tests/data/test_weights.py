@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_dga.weights import as_weights
+from lightning_dga.core.weights import as_weights
 
 
 def test_a_mapping_is_read_in_the_order_of_the_names():

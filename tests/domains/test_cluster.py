@@ -3,7 +3,7 @@ import pytest
 
 from lightning_dga.domains import DomainsError, hierarchical_kmeans
 from lightning_dga.domains.kmeans import LIBRARIES
-from tests.domains.corpora import clouds
+from tests.helpers.corpora import clouds
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -5,7 +5,7 @@ import pytest
 
 from lightning_dga.domains import DomainsError, SentenceEmbedding, TfidfEmbedding
 from lightning_dga.domains.embedding import load_embedding, save_embedding
-from tests.domains.corpora import sources
+from tests.helpers.corpora import sources
 
 
 def test_tfidf_is_kept(tmp_path):

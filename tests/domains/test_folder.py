@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_dga.domains import DomainsError, TfidfEmbedding, cluster_corpus, embed_corpus, load_clusters
-from tests.domains.corpora import sources
+from tests.helpers.corpora import sources
 
 
 @pytest.fixture

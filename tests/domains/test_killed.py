@@ -13,7 +13,7 @@ import pytest
 
 from lightning_dga.domains import TfidfEmbedding, cluster_corpus, embed_corpus
 from lightning_dga.domains.kmeans import LIBRARIES
-from tests.domains.corpora import sources
+from tests.helpers.corpora import sources
 
 FILES = ("embeddings.npy", "labels.npy", "tree.npz")
 

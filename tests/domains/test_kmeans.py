@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lightning_dga.domains.kmeans import LIBRARIES, fit_centroids, nearest
-from tests.domains.corpora import clouds
+from tests.helpers.corpora import clouds
 
 
 def test_nearest_is_the_nearest(monkeypatch):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lightning_dga.report import RunFolderError, page
-from tests.report.folders import Page, write_run
+from tests.helpers.run_folders import Page, write_run
 
 HOSTILE = "<b>&"
 THREE = {"wiki": [0.5, 0.4, 0.2], "code": [0.25, 0.35, 0.6], HOSTILE: [0.25, 0.25, 0.2]}

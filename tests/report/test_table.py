@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lightning_dga.report import RunFolderError, comparison, page, read_metrics
-from tests.report.folders import write_run
+from tests.helpers.run_folders import write_run
 
 TWO = {"wiki": [0.5, 0.5], "code": [0.5, 0.5]}
 

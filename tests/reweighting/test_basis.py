@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_dga.basis import Basis
+from lightning_dga.core.basis import Basis
 from lightning_dga.reweighting import DistributionReweighting, PaperDGA, Static
-from tests.reweighting.rules import NAMES, WEIGHTS, exposure, measured, run
+from tests.helpers.rules import NAMES, WEIGHTS, exposure, measured, run
 
 BASIS = {"x": {"a": 2, "b": 1, "c": 1}, "y": [0, 0, 1]}
 

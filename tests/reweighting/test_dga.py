@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_dga.reweighting import DGA
-from tests.reweighting.rules import UNIFORM, WEIGHTS, measured, run
+from tests.helpers.rules import UNIFORM, WEIGHTS, measured, run
 
 PLENTY = {"sizes": (10**6,) * 3}
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.exposure import Exposure
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.data_budget import Exposure
 from lightning_dga.reweighting import DGA, RULES, DoGE, DoReMi, Grape, Importance, PaperDGA, WaterFilling
-from tests.reweighting.rules import EVERY_RULE, NAMES, WEIGHTS, exposure, of_two_targets, run
+from tests.helpers.rules import EVERY_RULE, NAMES, WEIGHTS, exposure, of_two_targets, run
 
 every_rule = pytest.mark.parametrize("rule", EVERY_RULE.values(), ids=EVERY_RULE)
 finite = st.floats(-1e6, 1e6)

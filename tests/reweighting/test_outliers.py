@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from lightning_dga.alignments import Alignments
-from lightning_dga.averages import AlignmentAverages
-from lightning_dga.exposure import Exposure
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.data_budget import Exposure
+from lightning_dga.engine.alignment_averages import AlignmentAverages
 from lightning_dga.reweighting import DGA, DistributionReweighting, DoGE, Grape, Guarded, PaperDGA
-from tests.reweighting.rules import EVERY_RULE, NAMES, UNIFORM, WEIGHTS, measured, of_two_targets, run
+from tests.helpers.rules import EVERY_RULE, NAMES, UNIFORM, WEIGHTS, measured, of_two_targets, run
 
 MEANS = (1.0, 0.2, 0.1)
 PLENTY = {"sizes": (10**9,) * 3, "draws": 0}

@@ -17,7 +17,7 @@ from lightning_dga.reweighting import (
     Uniform,
     make_rule,
 )
-from tests.reweighting.rules import NAMES, UNIFORM, WEIGHTS, exposure, measured, of_two_targets, run
+from tests.helpers.rules import NAMES, UNIFORM, WEIGHTS, exposure, measured, of_two_targets, run
 
 W = WEIGHTS.tolist()
 

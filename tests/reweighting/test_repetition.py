@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_dga.exposure import Exposure
+from lightning_dga.core.data_budget import Exposure
 from lightning_dga.reweighting import DGA, WaterFilling
 from lightning_dga.reweighting.repetition import planned_samples, remaining
-from tests.reweighting.rules import NAMES, UNIFORM, exposure
+from tests.helpers.rules import NAMES, UNIFORM, exposure
 
 ALL = torch.ones(3, dtype=torch.bool)
 

@@ -1,25 +1,25 @@
 """Text: documents from files, corpora of domains and a target, tokenised and packed to sequences of one length."""
 
-from lightning_dga.data.text.bin_builder import build_bins
-from lightning_dga.data.text.clustered import clustered_text_mixture, pack_by_label
-from lightning_dga.data.text.corpus import TextCorpus, split_target
-from lightning_dga.data.text.document_stream import DocumentStream
-from lightning_dga.data.text.documents import read_folder, read_jsonl
-from lightning_dga.data.text.encoder import DocumentEncoder
-from lightning_dga.data.text.folder_corpus import FolderDocuments, folder_corpus, folder_domains, folder_target
-from lightning_dga.data.text.mixture import text_mixture
-from lightning_dga.data.text.packed_stream import PackedStream
-from lightning_dga.data.text.packing import PackedTokens, pack, separate_documents
-from lightning_dga.data.text.recipes import (
+from lightning_dga.data.text.builders.bin_builder import build_bins
+from lightning_dga.data.text.builders.clustered import clustered_text_mixture, pack_by_label
+from lightning_dga.data.text.builders.folder_corpus import FolderDocuments, folder_corpus, folder_domains, folder_target
+from lightning_dga.data.text.builders.mixture import text_mixture
+from lightning_dga.data.text.builders.recipes import (
     clustered_mixture,
     folder_mixture,
     standard_library_mixture,
     token_bins_mixture,
 )
-from lightning_dga.data.text.standard_library import standard_library_corpus
-from lightning_dga.data.text.token_bin import TokenBin
-from lightning_dga.data.text.tokenized_corpus import TokenizedCorpus, TokenizedDocuments, tokenize_corpus
-from lightning_dga.data.text.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, train_tokenizer
+from lightning_dga.data.text.builders.standard_library import standard_library_corpus
+from lightning_dga.data.text.corpus import TextCorpus, split_target
+from lightning_dga.data.text.readers.document_stream import DocumentStream
+from lightning_dga.data.text.readers.documents import read_folder, read_jsonl
+from lightning_dga.data.text.tokens.encoder import DocumentEncoder
+from lightning_dga.data.text.tokens.packed_stream import PackedStream
+from lightning_dga.data.text.tokens.packing import PackedTokens, pack, separate_documents
+from lightning_dga.data.text.tokens.token_bin import TokenBin
+from lightning_dga.data.text.tokens.tokenized_corpus import TokenizedCorpus, TokenizedDocuments, tokenize_corpus
+from lightning_dga.data.text.tokens.tokenizer import END_OF_TEXT, END_OF_TEXT_ID, train_tokenizer
 
 __all__ = [
     "END_OF_TEXT",

@@ -1,0 +1,1 @@
+"""Estimators: ways to measure the alignments of all domains with the target."""

@@ -1,0 +1,45 @@
+"""The reference estimator: one backward pass for each domain."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lightning_dga.alignment.estimator import Measurement
+from lightning_dga.alignment.gradients.sums import DomainSums
+from lightning_dga.alignment.gradients.target import TargetGradient, target_gradient
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.distributed import world_size
+
+
+class Backward:
+    """Exact alignments of any model: the target gradient is held, each domain's is multiplied with it and dropped.
+
+    Memory is one gradient, whatever k is. Over W processes the target gradient is summed once (P numbers) and the
+    results once (4k numbers); see :mod:`lightning_dga.distributed`. Where parameters are sharded, a backward pass sums
+    over processes by itself, so all of them take the same probes in lockstep. This is step 2 of DGA's algorithm (arXiv
+    2410.02498).
+    """
+
+    def measure(self, measurement: Measurement) -> Alignments | None:
+        """See :class:`~lightning_dga.alignment.estimator.Estimator`."""
+        target = target_gradient(measurement)
+        if target is None:
+            return None
+        sums = DomainSums(target, measurement.num_domains)
+        add_domains(sums, target, measurement)
+        return sums.alignments(measurement.step)
+
+
+def add_domains(
+    sums: DomainSums, target: TargetGradient, measurement: Measurement, only: Sequence[int] | None = None
+) -> None:
+    """Adds this process's terms of the domains' alignments, of all of them or of ``only`` these."""
+    loss, sharded = measurement.loss, target.gradient.sharded
+    probes = measurement.probes.whole() if sharded else measurement.probes
+    for probe in probes.by_domain(only):
+        value = loss(probe.batch)
+        dot = target.gradient.dot(value * loss.scale) / loss.scale
+        # where parameters are sharded every process measures all the samples, and a part of each product
+        share = 1 / world_size() if sharded else 1.0
+        count = dot.new_tensor(len(probe.domains) * share)
+        sums.add(torch.from_numpy(probe.domains[:1]), (dot / share)[None], value.detach()[None], count[None])

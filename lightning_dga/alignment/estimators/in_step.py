@@ -1,0 +1,194 @@
+"""Alignments from the gradients of the training step itself, with no probes of the domains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
+from lightning_dga.alignment.estimators.backward import add_domains
+from lightning_dga.alignment.estimators.rehearsal import unlike_alone
+from lightning_dga.alignment.estimators.self_test import TOLERANCE
+from lightning_dga.alignment.gradients.sums import DomainSums
+from lightning_dga.alignment.gradients.target import TargetGradient, target_gradient
+from lightning_dga.alignment.per_sample.layer_products import Directions, checked_rank
+from lightning_dga.alignment.per_sample.plan import Plan, make_plan, signature
+from lightning_dga.alignment.per_sample.watches import MixedWatch, PureWatch, Watch
+from lightning_dga.alignment.probing.compiled import is_compiled
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.distributed import on_any_process
+
+_INSTEAD = "Use `estimator='backward'`."
+_WATCHES_BETWEEN_CHECKS = 100
+_MEASUREMENTS_BETWEEN_REHEARSALS = 10
+_NO_DOMAINS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+# what a use that was missed leaves out is more than what some singular vectors do
+_TOLERANCE_OF_FACTORS = 5e-2
+
+
+@dataclass
+class _Open:
+    """A measurement that is under way."""
+
+    target: TargetGradient
+    sums: DomainSums
+    plan: Plan | None
+    directions: Directions
+    wanted: int
+    seen: NDArray[np.int64] = field(repr=False)
+    tolerance: float
+    fault: str | None = None
+
+
+class InStep:
+    """Alignments at the price of the target gradient: the domains' gradients are those that training takes anyway.
+
+    The target gradient is taken just before an optimizer step, at the parameters that the step starts from. While the
+    step's own passes run, the inner product of each sample (of the whole batch, where that is of one domain) with it is
+    taken, of as many samples of a domain as a probe would have. Nothing of the step changes. The alignment is that of
+    the training loss in training mode, with its dropout.
+
+    Batches of many domains are checked in two ways. The first, and every hundredth after it: its samples' inner
+    products have to make up that of its own gradient. At the first measurement, and every tenth after it, the training
+    step is rehearsed on probes, in training mode without noise: each domain's alignment has to be what its samples give
+    alone. A step that shuffles, mixes, drops or weighs samples is refused by that.
+
+    Args:
+        rank: As of :class:`~lightning_dga.alignment.Batched`.
+    """
+
+    def __init__(self, rank: int | None = None) -> None:
+        self._rank = checked_rank(rank)
+        self._open: _Open | None = None
+        self._watch: Watch | None = None
+        self._plan: tuple[Any, Plan] | None = None
+        self._watched = _NO_DOMAINS
+        self._watches = 0
+        self._measurements = 0
+
+    def begin(self, measurement: Measurement, stale: Sequence[int], *, pure: bool) -> None:
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
+        self.abandon()
+        plan = None if pure else self._plan_for(measurement)
+        target = target_gradient(measurement)
+        if target is None:
+            return
+        if target.gradient.sharded:
+            raise EstimatorRefusal(
+                f"in_step: the parameters are sharded, so no process sees the gradient of its own samples. {_INSTEAD}"
+            )
+        sums = DomainSums(target, measurement.num_domains)
+        if stale:
+            add_domains(sums, target, measurement, stale)
+        wanted = -(-measurement.probes.samples // measurement.num_domains)
+        directions = Directions(target.gradient, plan.layers if plan is not None else (), self._rank)
+        tolerance = TOLERANCE[measurement.loss.precision(measurement.parameters)]
+        if self._rank is not None:
+            tolerance = max(tolerance, _TOLERANCE_OF_FACTORS)
+        if plan is not None:
+            self._rehearse(measurement, target, directions, plan, tolerance)
+        seen = np.zeros(measurement.num_domains, dtype=np.int64)
+        self._open = _Open(target, sums, plan, directions, wanted, seen, tolerance)
+
+    def watch(self, domains: NDArray[np.int64], factor: float) -> None:
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
+        # one that no backward pass has ended
+        self.unwatch(None)
+        opened = self._open
+        if opened is None:
+            return
+        if (domains == domains[0]).all():
+            self._watch = PureWatch(opened.target, domains, factor)
+            return
+        assert opened.plan is not None
+        rows = _rows_wanted(domains, opened.seen, opened.wanted)
+        if len(rows):
+            np.add.at(opened.seen, domains[rows], 1)
+            self._watched = domains[rows]
+            checked = opened.tolerance if self._watches % _WATCHES_BETWEEN_CHECKS == 0 else None
+            self._watches += 1
+            self._watch = MixedWatch(
+                opened.target, opened.directions, opened.plan.layers, domains, rows, factor, checked
+            )
+
+    def unwatch(self, loss: Tensor | None) -> None:
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
+        if self._watch is None or self._open is None:
+            return
+        self._watch.remove()
+        if loss is None:
+            np.subtract.at(self._open.seen, self._watched, 1)
+        else:
+            self._watch.add_to(self._open.sums, loss)
+            self._open.fault = self._open.fault or self._watch.fault
+        self._watch, self._watched = None, _NO_DOMAINS
+
+    def finish(self, step: int) -> Alignments | None:
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
+        opened = self._open
+        self.abandon()
+        if opened is None:
+            return None
+        if on_any_process(opened.fault is not None, opened.target.gradient.buffers[0].device):
+            raise EstimatorRefusal(f"in_step: {opened.fault or 'another process found a fault'}. {_INSTEAD}")
+        return opened.sums.alignments(step)
+
+    def abandon(self) -> None:
+        """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
+        if self._watch is not None:
+            self._watch.remove()
+        self._open = self._watch = None
+        self._watched = _NO_DOMAINS
+
+    def _rehearse(
+        self, measurement: Measurement, target: TargetGradient, directions: Directions, plan: Plan, tolerance: float
+    ) -> None:
+        number, self._measurements = self._measurements, self._measurements + 1
+        if number % _MEASUREMENTS_BETWEEN_REHEARSALS:
+            return
+        turn = number // _MEASUREMENTS_BETWEEN_REHEARSALS
+        problem = unlike_alone(measurement, target, directions, plan.layers, tolerance, turn)
+        if problem is not None:
+            self._measurements = 0
+            raise EstimatorRefusal(f"in_step: {problem}. {_INSTEAD}")
+
+    def _plan_for(self, measurement: Measurement) -> Plan:
+        known = signature(measurement)
+        if self._plan is None or self._plan[0] != known or not self._plan[1].proven:
+            self._plan = known, _checked(make_plan(measurement), measurement)
+        return self._plan[1]
+
+
+def _checked(plan: Plan, measurement: Measurement) -> Plan:
+    modules = list(measurement.module.modules())
+    if any(is_compiled(module) for module in modules):
+        raise EstimatorRefusal(
+            f"in_step: a compiled model cannot be watched sample by sample. Use batches of one domain, or "
+            f"{_INSTEAD[4:]}"
+        )
+    if any(isinstance(module, _BatchNorm) for module in modules):
+        raise EstimatorRefusal(
+            "in_step: batch normalisation couples the samples of a training batch. Use batches of one domain, or "
+            f"{_INSTEAD[4:]}"
+        )
+    if plan.leftovers:
+        names = {id(parameter): name for name, parameter in measurement.module.named_parameters()}
+        missed = sorted(names.get(id(measurement.parameters[index]), str(index)) for index in plan.leftovers)
+        shown = ", ".join(missed[:4]) + (", …" if len(missed) > 4 else "")
+        raise EstimatorRefusal(
+            f"in_step: not every use of {shown} can be seen sample by sample. Use batches of one domain, leave "
+            f"them out with `parameters`, or {_INSTEAD[4:]}"
+        )
+    return plan
+
+
+def _rows_wanted(domains: NDArray[np.int64], seen: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """The first samples of each domain, as many as are still wanted of it."""
+    order = np.argsort(domains, kind="stable")
+    ordered = domains[order]
+    rank = np.arange(len(domains)) - np.searchsorted(ordered, ordered)
+    return np.sort(order[rank + seen[ordered] < wanted])

@@ -1,0 +1,78 @@
+"""A training step rehearsed on probes: what is seen of a domain has to be what the domain's samples give alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from lightning_dga.alignment.estimator import Measurement
+from lightning_dga.alignment.estimators.backward import add_domains
+from lightning_dga.alignment.gradients.gradient import visit_gradients
+from lightning_dga.alignment.gradients.sums import DomainSums
+from lightning_dga.alignment.gradients.target import TargetGradient
+from lightning_dga.alignment.per_sample.layer_products import Directions
+from lightning_dga.alignment.per_sample.samples import Layer
+from lightning_dga.alignment.per_sample.watches import MixedWatch
+from lightning_dga.alignment.probing.modes import training
+from lightning_dga.distributed import on_any_process
+
+_DOMAINS = 4
+
+
+def unlike_alone(
+    measurement: Measurement,
+    target: TargetGradient,
+    directions: Directions,
+    layers: Sequence[Layer],
+    tolerance: float,
+    turn: int,
+) -> str | None:
+    """Says how alignments from batches of many domains differ from those of batches of one; every process calls it.
+
+    The step runs in training mode, but without dropout, which would be another one in each batch.
+
+    Args:
+        measurement: What is measured.
+        target: The target gradient.
+        directions: The same for the layers.
+        layers: The layers that are watched.
+        tolerance: How far an alignment may be off, relative to the largest one or that of the target with itself.
+        turn: Selects some of the domains: all of them have their turn.
+
+    Returns:
+        The reason not to watch such steps; ``None`` where there is none.
+    """
+    loss, k = measurement.training_loss or measurement.loss, measurement.num_domains
+    domains = sorted({(turn * _DOMAINS + number) % k for number in range(_DOMAINS)})
+    together, alone = DomainSums(target, k), DomainSums(target, k)
+    fault = None
+    with training(measurement.module):
+        for probe in measurement.probes.mixed(domains, in_turn=True):
+            rows = np.flatnonzero(probe.domains >= 0)
+            watch = MixedWatch(target, directions, layers, probe.domains, rows, loss.scale, tolerance)
+            try:
+                value = loss(probe.batch) * loss.scale
+                visit_gradients(value, measurement.parameters, _drop, measurement.bystanders)
+            finally:
+                watch.remove()
+            if value.requires_grad:
+                watch.add_to(together, value.detach())
+            fault = fault or watch.fault
+        add_domains(alone, target, replace(measurement, loss=loss), domains)
+    if on_any_process(fault is not None, target.gradient.buffers[0].device):
+        return fault or "another process found a fault"
+    found, expected = (sums.alignments(measurement.step).values for sums in (together, alone))
+    scale = max(expected.nan_to_num().abs().max().item(), target.norm**2)
+    worst = (found - expected).nan_to_num().abs().max().item() / scale if scale else 0.0
+    if worst <= tolerance:
+        return None
+    return (
+        f"in a training step the samples of a domain have another alignment than alone, by {worst:.1%}: the step "
+        "reorders, mixes, drops or weighs samples (shuffling, mixup, a mean over the tokens of documents of unequal "
+        "length), or draws random numbers"
+    )
+
+
+def _drop(_: int, __: Tensor) -> None:
+    return None

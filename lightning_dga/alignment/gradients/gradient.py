@@ -1,0 +1,214 @@
+"""One gradient of a model, flat in memory, and inner products with it that never hold a second one."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lightning_dga.alignment.estimator import EstimatorRefusal
+from lightning_dga.alignment.probing.writes import undo_writes
+from lightning_dga.distributed import holders, is_sharded, local_part
+
+Visit = Callable[[int, Tensor], None]
+
+_REENTRANT_CHECKPOINT = "CheckpointFunctionBackward"
+
+
+class FlatGradient:
+    """A gradient of all trainable parameters: one flat buffer per device, summed over processes by one collective.
+
+    Half-precision parameters get a float32 gradient: what is summed and multiplied over a whole model needs the range
+    and the digits. Of a sharded parameter it holds what this process does.
+
+    Args:
+        parameters: The trainable parameters, each once, in an order that is the same on every process.
+        bystanders: Trainable parameters that the loss depends on and that are to be left out.
+
+    Attributes:
+        parameters: The parameters.
+        buffers: The memory, one tensor per device and dtype.
+        sharded: Whether any parameter is spread over processes.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], bystanders: Sequence[nn.Parameter] = ()) -> None:
+        self.parameters = list(parameters)
+        self._bystanders = list(bystanders)
+        self.sharded = is_sharded(self.parameters)
+        self.buffers, self._views = _allocate(self.parameters)
+        self._index = {id(parameter): index for index, parameter in enumerate(self.parameters)}
+
+    def view(self, parameter: Tensor) -> Tensor:
+        """The flat gradient of (this process's part of) a parameter, ``[numel]``.
+
+        Raises:
+            KeyError: If it is not one of the parameters.
+        """
+        return self._views[self._index[id(parameter)]]
+
+    def __contains__(self, parameter: object) -> bool:
+        """Whether it holds the gradient of a parameter."""
+        return id(parameter) in self._index
+
+    def add_(self, loss: Tensor, factor: float) -> None:
+        """Adds ``factor`` times the gradient of a loss; ``.grad`` is not touched."""
+        visited = set()
+
+        def add(index: int, gradient: Tensor) -> None:
+            view = self._views[index]
+            view.add_(gradient.reshape(-1).to(view.dtype), alpha=factor)
+            visited.add(index)
+
+        visit_gradients(loss, self.parameters, add, self._bystanders)
+        if self.sharded and loss.requires_grad and not any(is_sharded([self.parameters[index]]) for index in visited):
+            raise EstimatorRefusal(
+                "No gradient reached the sharded parameters. FSDP2 keeps gradients to itself while "
+                "`set_requires_gradient_sync(False)` holds: call it with True before the optimizer steps."
+            )
+
+    def dot(self, loss: Tensor) -> Tensor:
+        """The inner product with the gradient of a loss, a float64 scalar (float32 where there is no float64).
+
+        Where parameters are sharded it is this process's term, and the sum over all processes is the product.
+        """
+        dots: list[Tensor] = []
+
+        def dot(index: int, gradient: Tensor) -> None:
+            dots.append(self.term(index, gradient))
+
+        visit_gradients(loss, self.parameters, dot, self._bystanders)
+        return total(dots, like=self.buffers[0])
+
+    def term(self, index: int, gradient: Tensor) -> Tensor:
+        """What parameter ``index`` adds to the inner product with a gradient, a scalar."""
+        view = self._views[index]
+        product = torch.dot(gradient.reshape(-1).to(view.dtype), view)
+        # a part that several processes hold is summed once
+        return product * (1 / holders(self.parameters[index])) if self.sharded else product
+
+    def accumulator(self, *shape: int) -> Tensor:
+        """Zeros to sum scalars in: float64 where the device has it, on the device of the gradient."""
+        return torch.zeros(shape, dtype=_sum_dtype(self.buffers[0]), device=self.buffers[0].device)
+
+
+def visit_gradients(
+    loss: Tensor, parameters: Sequence[Tensor], visit: Visit, bystanders: Sequence[Tensor] = ()
+) -> None:
+    """Hands each parameter's gradient to ``visit(index, gradient)`` as the backward pass finishes it, then drops it.
+
+    A plain ``autograd.grad`` would hold the gradients of all parameters until its end, one more copy of the model. A
+    parameter that the loss does not depend on is not visited, nor any for a loss without a graph. ``.grad`` is as it
+    was, that of ``bystanders``, which the loss depends on as well, included. What the loss wrote in place is undone.
+    """
+    if not loss.requires_grad:
+        return
+    try:
+        if is_sharded(parameters):
+            _visit_sharded(loss, parameters, visit, bystanders)
+        elif _is_checkpointed_reentrantly(loss):
+            _visit_accumulated(loss, parameters, visit, bystanders)
+        else:
+            _visit_captured(loss, parameters, visit)
+    finally:
+        undo_writes()
+
+
+def total(dots: Iterable[Tensor], like: Tensor) -> Tensor:
+    """The sum of scalars, in float64 (float32 where there is none), on the device of ``like``."""
+    dtype = _sum_dtype(like)
+    moved = [dot.to(like.device) for dot in dots]
+    return torch.stack(moved).to(dtype).sum() if moved else torch.zeros((), dtype=dtype, device=like.device)
+
+
+def _visit_captured(loss: Tensor, parameters: Sequence[Tensor], visit: Visit) -> None:
+    def visit_and_drop(index: int, gradient: Tensor) -> Tensor:
+        if gradient.layout != torch.strided:
+            visit(index, gradient.detach().to_dense())
+            return gradient
+        visit(index, gradient.detach())
+        return torch.empty((), dtype=gradient.dtype, device=gradient.device).expand(gradient.shape)
+
+    hooks = [parameter.register_hook(partial(visit_and_drop, index)) for index, parameter in enumerate(parameters)]
+    try:
+        torch.autograd.grad(loss, parameters, allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _visit_accumulated(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, bystanders: Sequence[Tensor]) -> None:
+    """By way of ``.grad``: reentrant checkpointing allows nothing else."""
+
+    def visit_and_drop(index: int, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        gradient, parameter.grad = parameter.grad, None
+        visit(index, gradient.to_dense() if gradient.layout != torch.strided else gradient)
+
+    with gradients_set_aside([*parameters, *bystanders]):
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(partial(visit_and_drop, index))
+            for index, parameter in enumerate(parameters)
+        ]
+        try:
+            torch.autograd.backward(loss)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _visit_sharded(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, bystanders: Sequence[Tensor]) -> None:
+    """FSDP2 leaves the mean over processes in ``.grad``, and is done with it only after the backward pass."""
+    with gradients_set_aside([*parameters, *bystanders]):
+        torch.autograd.backward(loss)
+        for index, parameter in enumerate(parameters):
+            if parameter.grad is not None:
+                gradient, parameter.grad = local_part(parameter.grad), None
+                visit(index, gradient)
+
+
+@contextmanager
+def gradients_set_aside(leaves: Sequence[Tensor]) -> Iterator[None]:
+    """Clears ``.grad`` and what would act on it, such as an optimizer that steps in the backward pass."""
+    kept = [(leaf, leaf.grad, leaf._post_accumulate_grad_hooks) for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None
+        leaf._post_accumulate_grad_hooks = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for leaf, gradient, hooks in kept:
+            leaf.grad = gradient
+            leaf._post_accumulate_grad_hooks = hooks
+
+
+def _is_checkpointed_reentrantly(loss: Tensor) -> bool:
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == _REENTRANT_CHECKPOINT:
+            return True
+        seen.add(node)
+        waiting.extend(following for following, _ in node.next_functions)
+    return False
+
+
+def _allocate(parameters: Sequence[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
+    parts = [local_part(parameter.detach()) for parameter in parameters]
+    kinds = [(part.device, torch.promote_types(part.dtype, torch.float32)) for part in parts]
+    buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+    for kind in dict.fromkeys(kinds):
+        size = sum(part.numel() for part, own in zip(parts, kinds, strict=True) if own == kind)
+        buffers[kind] = torch.zeros(size, dtype=kind[1], device=kind[0])
+    taken = dict.fromkeys(buffers, 0)
+    views = []
+    for part, kind in zip(parts, kinds, strict=True):
+        views.append(buffers[kind].narrow(0, taken[kind], part.numel()))
+        taken[kind] += part.numel()
+    return list(buffers.values()), views
+
+
+def _sum_dtype(like: Tensor) -> torch.dtype:
+    return torch.float32 if like.device.type == "mps" else torch.float64

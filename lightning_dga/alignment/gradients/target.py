@@ -1,0 +1,84 @@
+"""The target gradient, with which every estimator multiplies."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lightning_dga.alignment.estimator import Measurement, Preconditioner
+from lightning_dga.alignment.gradients.gradient import FlatGradient, total
+from lightning_dga.distributed import is_sharded, local_part, sum_over_processes_, world_size
+
+
+@dataclass(frozen=True)
+class TargetGradient:
+    """The gradient of the target loss at the parameters' present values.
+
+    Attributes:
+        gradient: The gradient, times the measurement's preconditioner.
+        loss: Mean loss of the target samples.
+        norm: ``sqrt(<grad L_target, D grad L_target>)`` with the preconditioner D; the Euclidean norm without one.
+    """
+
+    gradient: FlatGradient
+    loss: float
+    norm: float
+
+
+def target_gradient(measurement: Measurement) -> TargetGradient | None:
+    """Takes the gradient of the mean loss over all target samples of all processes, one collective of P numbers.
+
+    Where parameters are sharded the backward passes sum over processes, and all read all samples, in lockstep.
+
+    Returns:
+        The gradient; ``None`` where it or the loss is not finite, or there is no loss, on every process.
+    """
+    gradient = FlatGradient(measurement.parameters, measurement.bystanders)
+    loss = measurement.loss
+    sums = gradient.accumulator(2)
+    probes = measurement.probes.whole() if gradient.sharded else measurement.probes
+    for probe in probes.target():
+        value, count = loss(probe.batch), len(probe.domains)
+        gradient.add_(value * loss.scale, count / loss.scale)
+        sums += torch.stack([value.detach().to(sums) * count, sums.new_tensor(count)])
+    sum_over_processes_(sums)
+    total_loss, samples = sums.tolist()
+    # a sharded gradient is a mean over processes that all read the same samples
+    copies = world_size() if gradient.sharded else 1
+    for buffer in gradient.buffers:
+        if not gradient.sharded:
+            sum_over_processes_(buffer)
+        buffer.div_(samples / copies)
+    squared_norm = _squared_norm(gradient, measurement.preconditioner)
+    if not (math.isfinite(squared_norm) and math.isfinite(total_loss)):
+        return None
+    return TargetGradient(gradient, total_loss / samples, math.sqrt(squared_norm))
+
+
+def target_loss(measurement: Measurement) -> float:
+    """Mean loss over the target samples of all processes, by forward passes alone; every process must call it."""
+    parameters, loss = measurement.parameters, measurement.loss
+    # where parameters are sharded all processes run the same batches, in lockstep
+    probes = measurement.probes.whole() if is_sharded(parameters) else measurement.probes
+    sums = torch.zeros(2, dtype=torch.float32, device=parameters[0].device)
+    with torch.no_grad():
+        for probe in probes.target():
+            count = len(probe.domains)
+            sums += torch.stack([loss(probe.batch, with_graph=False).to(sums) * count, sums.new_tensor(count)])
+    total_loss, samples = sum_over_processes_(sums).tolist()
+    return total_loss / samples if samples else math.nan
+
+
+def _squared_norm(gradient: FlatGradient, preconditioner: Preconditioner | None) -> float:
+    """Multiplies the gradient with the preconditioner, and gives its product with what it was before."""
+    terms = []
+    for index, parameter in enumerate(gradient.parameters):
+        view = gradient.view(parameter)
+        diagonal = preconditioner(parameter) if preconditioner is not None else None
+        before = view
+        if diagonal is not None:
+            before = view.clone()
+            view.mul_(local_part(diagonal).reshape(-1))
+        terms.append(gradient.term(index, before))
+    squared = total(terms, like=gradient.buffers[0])
+    return float(sum_over_processes_(squared) if gradient.sharded else squared)

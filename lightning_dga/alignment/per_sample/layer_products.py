@@ -1,0 +1,106 @@
+"""The target gradient as each layer needs it: whole, or in a few singular vectors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_dga.alignment.gradients.gradient import FlatGradient
+from lightning_dga.alignment.per_sample.layers import Direction, is_transformers_conv1d
+from lightning_dga.alignment.per_sample.samples import Layer, Rows, contraction
+from lightning_dga.distributed import gathered
+
+# a matrix whose few singular vectors leave more of its norm than this is used whole; what is left out is nearly
+# orthogonal to the domains' gradients as well, so that alignments are off by a small part of it
+_MOST_LEFT_OUT = 0.15
+
+
+def checked_rank(rank: int | None) -> int | None:
+    """A usable number of singular vectors.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+    if rank is not None and rank < 1:
+        raise ValueError(f"`rank` must be at least 1, got {rank}; None uses whole gradients.")
+    return rank
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """``left @ diag(sizes) @ right.T`` of a matrix ``[out, in]``."""
+
+    left: Tensor
+    sizes: Tensor
+    right: Tensor
+
+
+class Directions:
+    """Inner products of samples' gradients with the target's, layer by layer.
+
+    Args:
+        gradient: The target gradient.
+        layers: The layers to multiply.
+        rank: How many singular vectors stand for the matrix of a linear layer; ``None`` takes it whole, and is exact.
+            With r of them a sample costs r (in + out) multiplications a token in place of in * out. Gradients of
+            matrices are close to low rank (GaLore, arXiv 2403.03507); where one is not, it is used whole.
+    """
+
+    def __init__(self, gradient: FlatGradient, layers: Sequence[Layer], rank: int | None = None) -> None:
+        self._gradient = gradient
+        self._factors: dict[Layer, _Factors] = {}
+        for layer in layers if rank is not None else ():
+            factors = self._factorized(layer, rank or 0)
+            if factors is not None:
+                self._factors[layer] = factors
+
+    def contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
+        """Each sample's share of a layer, ``[rows]``, from the layer's input and its output's gradient."""
+        factors = self._factors.get(layer)
+        if factors is not None:
+            x, dy = x.to(factors.sizes.dtype), dy.to(factors.sizes.dtype)
+            shares = _row_sums((dy @ factors.left) * factors.sizes * (x @ factors.right))
+        elif _is_linear(layer) and x.shape[-1] < dy.shape[-1] and dy.dtype != torch.float16:
+            # the same product taken on the narrower side of the layer, where less is read and written
+            shares = _row_sums((dy @ self._matrix(layer).to(dy.dtype)) * x)
+        else:
+            return contraction(layer, x, dy, self._of(layer))
+        if "bias" in layer.parameters:
+            shares = shares + _row_sums(dy @ self._part(layer.parameters["bias"]).to(dy.dtype))
+        return shares
+
+    def _of(self, layer: Layer) -> Direction:
+        return {name: self._part(index) for name, index in layer.parameters.items()}
+
+    def _part(self, index: int) -> Tensor:
+        parameter = self._gradient.parameters[index]
+        return gathered(self._gradient.view(parameter), like=parameter)
+
+    def _matrix(self, layer: Layer) -> Tensor:
+        """The part of a linear layer's weight, ``[out, in]``."""
+        part = self._part(layer.parameters["weight"])
+        return part.T if is_transformers_conv1d(type(layer.module)) else part
+
+    def _factorized(self, layer: Layer, rank: int) -> _Factors | None:
+        if not _is_linear(layer):
+            return None
+        matrix = self._matrix(layer)
+        if min(matrix.shape) <= 2 * rank:
+            return None
+        with torch.random.fork_rng([matrix.device] if matrix.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            left, sizes, right = torch.svd_lowrank(matrix, q=rank, niter=1)
+        whole = matrix.square().sum()
+        left_out = (1 - sizes.square().sum() / whole).clamp(min=0).sqrt()
+        return _Factors(left, sizes, right) if left_out <= _MOST_LEFT_OUT else None
+
+
+def _is_linear(layer: Layer) -> bool:
+    kind = type(layer.module)
+    known = kind is nn.Linear or is_transformers_conv1d(kind)
+    return known and layer.rows is Rows.SAMPLES and "weight" in layer.parameters
+
+
+def _row_sums(products: Tensor) -> Tensor:
+    return products.reshape(len(products), -1).sum(1, dtype=torch.promote_types(products.dtype, torch.float32))

@@ -1,0 +1,232 @@
+"""Which parameters' gradients can be had sample by sample, found out by running the model on a few real probes.
+
+A leading dimension is not taken for the samples' because its size happens to fit. The model runs in two batch sizes,
+and a row counts as a sample's only if its gradient has the weight that this sample's loss is given: tokens that were
+routed to an expert, or time before samples, do not pass.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
+from lightning_dga.alignment.gradients.gradient import visit_gradients
+from lightning_dga.alignment.per_sample.layers import affine, is_affine, tangent_of
+from lightning_dga.alignment.per_sample.samples import (
+    Layer,
+    MisfitError,
+    Rows,
+    attached,
+    calls_replaced,
+    handled,
+    lone_input,
+)
+from lightning_dga.alignment.probing.loss import MeanLossError
+from lightning_dga.alignment.probing.probes import ProbeBatch
+from lightning_dga.distributed import local_part, sum_over_processes_
+
+_TRIAL_SIZE = 8
+
+_Call = tuple[torch.Size, torch.Size] | None
+"""Shapes of the input and the output; ``None`` of a call that no layer by sample can have."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which layers are seen by sample, and which parameters are used elsewhere too; the same on every process.
+
+    Attributes:
+        layers: The layers, in the order of the model's modules.
+        leftovers: Indices of the measured parameters that have a use outside of these layers.
+        proven: Whether every layer had a gradient that told the samples apart. Before the first step of a LoRA half of
+            its layers have none; the plan is right while that is so, and is to be made again.
+    """
+
+    layers: tuple[Layer, ...]
+    leftovers: frozenset[int]
+    proven: bool = True
+
+    def without(self, layers: Iterable[Layer]) -> "Plan":
+        """The plan that leaves all parameters of some layers to be measured in another way."""
+        dropped = set(layers)
+        uses = {index for layer in dropped for index in layer.parameters.values()}
+        return replace(
+            self,
+            layers=tuple(layer for layer in self.layers if layer not in dropped),
+            leftovers=self.leftovers | uses,
+        )
+
+
+def signature(measurement: Measurement) -> tuple[Any, ...]:
+    """What a plan holds for: where this changes, it has to be made again."""
+    modules = [(id(m), type(m), m.training, "forward" in vars(m)) for m in measurement.module.modules()]
+    return (*modules, *map(id, measurement.parameters))
+
+
+def make_plan(measurement: Measurement) -> Plan:
+    """Tries the model out; every process calls it.
+
+    Raises:
+        EstimatorRefusal: If the loss has no value for each sample, or one that depends on the others in its batch.
+    """
+    trial = _Trial(measurement)
+    losses, calls = trial.observe(trial.more)
+    fewer_losses, fewer_calls = trial.observe(trial.fewer)
+    same = torch.allclose(losses[: len(fewer_losses)], fewer_losses, rtol=1e-2, atol=1e-3, equal_nan=True)
+    if not all(trial.agreed([same])):
+        raise EstimatorRefusal(
+            "the loss of a sample depends on what else is in its batch (dropout or batch normalisation in training "
+            'mode, or a loss over pairs), so that a sample has no gradient of its own. Use `estimator="backward"`.'
+        )
+    sizes = len(losses), len(fewer_losses)
+    rows = [_rows(calls[layer], fewer_calls[layer], *sizes) for layer in trial.candidates]
+    placed = [replace(layer, rows=each) if each else None for layer, each in zip(trial.candidates, rows, strict=True)]
+    layers = trial.kept(placed)
+    layers = trial.kept([layer if trial.bears_a_row_for_each_sample(layer, losses) else None for layer in layers])
+    while True:
+        told_apart, leftovers, proven = trial.weigh(layers)
+        kept = trial.kept([layer if good else None for layer, good in zip(layers, told_apart, strict=True)])
+        if len(kept) == len(layers):
+            return Plan(tuple(layers), leftovers, proven)
+        layers = kept
+
+
+class _Trial:
+    """Two batches of probes, the second without the last sample of the first, and what the model does with them."""
+
+    def __init__(self, measurement: Measurement) -> None:
+        self._measurement = measurement
+        self._device = local_part(measurement.parameters[0]).device
+        self.more = next(measurement.probes.mixed(most=_TRIAL_SIZE))
+        self._size = len(self.more.domains)
+        if self._size == 1:
+            raise EstimatorRefusal(
+                "each process has one probe sample, and it takes two to tell them apart. Raise `probe_batch_size`, or "
+                'use `estimator="backward"`.'
+            )
+        self.fewer = next(measurement.probes.mixed(most=self._size - 1))
+        numbers = {id(parameter): index for index, parameter in enumerate(measurement.parameters)}
+        self.candidates = [
+            Layer(module, tangent, own)
+            for module in measurement.module.modules()
+            if (own := {name: numbers[id(p)] for name, p in module._parameters.items() if id(p) in numbers})
+            and (tangent := tangent_of(module)) is not None
+        ]
+
+    def observe(self, probe: ProbeBatch) -> tuple[Tensor, dict[Layer, list[_Call]]]:
+        """The samples' losses, and the shapes that each candidate was called with."""
+        calls: dict[Layer, list[_Call]] = {layer: [] for layer in self.candidates}
+
+        def call(layer: Layer, *args: Any, **kwargs: Any) -> Any:
+            x, y = lone_input(args, kwargs), type(layer.module).forward(layer.module, *args, **kwargs)
+            shapes = (x.shape, y.shape) if x is not None and isinstance(y, Tensor) and y.is_floating_point() else None
+            if x is not None and layer.tangent is affine and not calls[layer] and not is_affine(layer.module, x):
+                shapes = None
+            calls[layer].append(shapes)
+            return y
+
+        with calls_replaced({layer.module: partial(call, layer) for layer in self.candidates}):
+            losses = self._losses(probe)
+        return losses.detach(), calls
+
+    def bears_a_row_for_each_sample(self, layer: Layer, losses: Tensor) -> bool:
+        """Whether the model goes on as before when a layer whose output was one for all gives one for each."""
+        if layer.rows is Rows.SAMPLES:
+            return True
+        try:
+            with handled([layer], self._size, lambda layer, x, y: layer.by_sample(y, self._size)):
+                found = self._losses(self.more).detach()
+        except Exception:  # whatever the model makes of a shape that it does not expect
+            return False
+        return torch.allclose(found, losses, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+    def weigh(self, layers: Sequence[Layer]) -> tuple[list[bool], frozenset[int], bool]:
+        """Which layers' rows have the weights of the samples, what else uses parameters, and if all had a gradient."""
+        even, leftovers = self._row_norms(layers, torch.ones(self._size))
+        # powers of two, which no rounding changes
+        weights = torch.pow(2.0, -torch.arange(self._size))
+        uneven, _ = self._row_norms(layers, weights)
+        told_apart = [
+            expected is not None
+            and found is not None
+            and torch.allclose(found, expected * weights.square().to(found), rtol=1e-3, atol=0, equal_nan=True)
+            for expected, found in zip(even, uneven, strict=True)
+        ]
+        proven = [norms is not None and bool((norms > 0).any()) for norms in even]
+        used = self.agreed([index not in leftovers for index in range(len(self._measurement.parameters))])
+        return (
+            told_apart,
+            frozenset(index for index, unused in enumerate(used) if not unused),
+            all(self.agreed([all(proven)])),
+        )
+
+    def _row_norms(self, layers: Sequence[Layer], weights: Tensor) -> tuple[list[Tensor | None], set[int]]:
+        """Squared norms of the rows of the layers' output gradients, and the parameters that autograd still finds."""
+        measurement, size = self._measurement, self._size
+        leaf = torch.zeros(size, device=self._device, requires_grad=True)
+        norms: dict[Layer, Tensor | None] = {layer: leaf.new_zeros(size) for layer in layers}
+        leftovers: set[int] = set()
+
+        def contract(layer: Layer, _: Tensor, dy: Tensor) -> Tensor:
+            so_far = norms[layer]
+            if so_far is not None:
+                norms[layer] = so_far + dy.reshape(size, -1).float().square().sum(1)
+            return torch.zeros_like(leaf)
+
+        def attach(layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+            return attached(layer, x, y, leaf, partial(contract, layer))
+
+        try:
+            with handled(layers, size, attach):
+                losses = self._losses(self.more)
+                loss = (losses * weights.to(losses)).sum() * measurement.loss.scale
+                leaves = [leaf, *measurement.parameters]
+                visit_gradients(loss, leaves, lambda index, _: leftovers.add(index - 1), measurement.bystanders)
+        except MisfitError as misfit:
+            norms[misfit.layer] = None
+        return [norms[layer] for layer in layers], leftovers - {-1}
+
+    def _losses(self, probe: ProbeBatch) -> Tensor:
+        try:
+            losses = self._measurement.loss.of_samples(probe.batch)
+        except MeanLossError as error:
+            raise EstimatorRefusal(str(error)) from error
+        if not losses.requires_grad and losses.isnan().all():
+            # the step skipped the batch
+            return losses.expand(len(probe.domains))
+        if len(losses) != len(probe.domains):
+            raise ValueError(
+                f"The loss to align has {len(losses)} values for a batch of {len(probe.domains)} samples; return one "
+                "for each."
+            )
+        return losses
+
+    def agreed(self, flags: Sequence[bool]) -> list[bool]:
+        """Which flags are set on every process."""
+        if not flags:
+            return []
+        objections = torch.tensor([0.0 if flag else 1.0 for flag in flags], device=self._device)
+        return [objection == 0 for objection in sum_over_processes_(objections).tolist()]
+
+    def kept(self, layers: Sequence[Layer | None]) -> list[Layer]:
+        """What no process left out."""
+        agreed = self.agreed([layer is not None for layer in layers])
+        return [layer for layer, all_have_it in zip(layers, agreed, strict=True) if layer is not None and all_have_it]
+
+
+def _rows(more: Sequence[_Call], fewer: Sequence[_Call], size: int, fewer_size: int) -> Rows | None:
+    """Where the samples are in a layer's input, going by the shapes of all of its calls."""
+    if not more or len(more) != len(fewer) or None in more or None in fewer:
+        return None
+    pairs = [(a, b) for a, b in zip(more, fewer, strict=True) if a is not None and b is not None]
+    if all(x[:1] == y[:1] == (size,) and u[:1] == v[:1] == (fewer_size,) for (x, y), (u, v) in pairs):
+        return Rows.SAMPLES
+    if any(a != b for a, b in pairs):
+        return None
+    if all(x[:1] == y[:1] == (1,) for (x, y), _ in pairs):
+        return Rows.ONE_FOR_ALL
+    return Rows.NO_DIMENSION

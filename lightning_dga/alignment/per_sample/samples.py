@@ -1,0 +1,184 @@
+"""Layers seen by sample: a pass in which each layer's use of its parameters shows up sample by sample.
+
+Inside :func:`handled` autograd does not see the layers use their parameters. Their outputs go through
+:class:`SampleContraction` instead, which adds each sample's share to the gradient of one small leaf. What autograd
+still finds for a parameter is a use outside the layers, so nothing can get lost between the two.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_dga.alignment.per_sample.layers import Direction, Tangent, parameters_as
+
+
+class Rows(Enum):
+    """Where a layer's input has the samples of the batch."""
+
+    SAMPLES = auto()
+    """The leading dimension: one row for each."""
+    ONE_FOR_ALL = auto()
+    """The leading dimension is 1, as of positions ``[1, T]``."""
+    NO_DIMENSION = auto()
+    """The input is the same for all, as positions ``[T]`` are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A module whose parameters' gradients can be had by sample.
+
+    Attributes:
+        module: The module.
+        tangent: The derivative of its output; see :func:`~lightning_dga.alignment.per_sample.layers.tangent_of`.
+        parameters: Its parameters that are measured: name in the module to index among the measured ones.
+        rows: Where its input has the samples.
+    """
+
+    module: nn.Module
+    tangent: Tangent
+    parameters: Mapping[str, int]
+    rows: Rows = Rows.SAMPLES
+
+    def fits(self, shape: torch.Size, size: int) -> bool:
+        """Whether an input's shape is as :attr:`rows` says, for a batch of ``size`` samples."""
+        if self.rows is Rows.NO_DIMENSION:
+            return True
+        return len(shape) > 0 and shape[0] == (size if self.rows is Rows.SAMPLES else 1)
+
+    def by_sample(self, y: Tensor, size: int) -> Tensor:
+        """The output with one row for each sample, so that each has a gradient of its own."""
+        if self.rows is Rows.SAMPLES:
+            return y
+        return y.expand(size, *y.shape[1 if self.rows is Rows.ONE_FOR_ALL else 0 :])
+
+
+class MisfitError(Exception):
+    """A layer was called in another way than it is known for.
+
+    Attributes:
+        layer: The layer.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(f"a {type(layer.module).__name__} was called in another way than before")
+        self.layer = layer
+
+
+Attach = Callable[[Layer, Tensor, Tensor], Tensor]
+Contract = Callable[[Tensor, Tensor], Tensor]
+
+
+@contextmanager
+def handled(layers: Iterable[Layer], size: int, attach: Attach) -> Iterator[None]:
+    """Hides from autograd how the layers use their parameters; keep it open over the backward pass as well.
+
+    Args:
+        layers: The layers.
+        size: Samples in the batch.
+        attach: Makes of ``(layer, input, output)`` what the layer gives to the model.
+
+    Raises:
+        MisfitError: From the model's forward, where a layer is not called with one tensor of the rows it is known for.
+    """
+
+    def call(layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
+        x = lone_input(args, kwargs)
+        if x is None or not layer.fits(x.shape, size):
+            raise MisfitError(layer)
+        own: dict[str, Any] = layer.module._parameters
+        with parameters_as(layer.module, {name: own[name].detach() for name in layer.parameters}):
+            y = type(layer.module).forward(layer.module, x)
+        if layer.rows is Rows.SAMPLES and y.shape[:1] != x.shape[:1]:
+            raise MisfitError(layer)
+        return attach(layer, x, y)
+
+    with calls_replaced({layer.module: partial(call, layer) for layer in layers}):
+        yield
+
+
+@contextmanager
+def calls_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Gives modules another forward each, inside their hooks."""
+    try:
+        replace_calls(forwards)
+        yield
+    finally:
+        restore_calls(forwards)
+
+
+def replace_calls(forwards: Mapping[nn.Module, Callable[..., Any]]) -> None:
+    """Begins what :func:`calls_replaced` does."""
+    for module, forward in forwards.items():
+        vars(module)["forward"] = forward
+
+
+def restore_calls(modules: Iterable[nn.Module]) -> None:
+    """Ends it."""
+    for module in modules:
+        vars(module).pop("forward", None)
+
+
+def lone_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """The input of a call that takes one tensor and nothing else."""
+    return args[0] if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else None
+
+
+class SampleContraction(torch.autograd.Function):
+    """``y -> y``; the gradient of the leaf ``[size]`` gets ``contract(x, dy)``, one number for each sample.
+
+    The input is saved as autograd saves it, so that checkpointing and hooks on saved tensors see it, and a later change
+    of it in place is an error. Nothing is multiplied before the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, leaf: Tensor, contract: Contract) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(x)
+        ctx.contract = contract
+        ctx.leaf = leaf.detach()
+        ctx.precision = _precision(y.device.type)
+        # not a view, which could not be changed in place as `out += x` does
+        return y.detach()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor, None]:  # noqa: D102
+        (x,) = ctx.saved_tensors
+        with ctx.precision:
+            return dy, None, ctx.contract(x, dy).to(ctx.leaf), None
+
+
+def attached(layer: Layer, x: Tensor, y: Tensor, leaf: Tensor, contract: Contract) -> Tensor:
+    """A layer's output, by sample, with the contraction behind it."""
+    result: Tensor = SampleContraction.apply(layer.by_sample(y, len(leaf)), x.detach(), leaf, contract)
+    return result
+
+
+def contraction(layer: Layer, x: Tensor, dy: Tensor, direction: Direction) -> Tensor:
+    """``<dy_j, derivative of the layer's output for sample j along the direction>``, ``[size]``, float32 at least."""
+    scale = None
+    if dy.dtype == torch.float16:
+        # a gradient is below what float16 holds, and its products with a scaled loss above
+        largest = torch.stack([part.abs().amax() for part in direction.values()]).amax()
+        scale = largest.clamp(min=torch.finfo(largest.dtype).tiny) * _HEADROOM
+        direction, dy = {name: part / scale for name, part in direction.items()}, dy.float()
+    tangent = layer.tangent(layer.module, x, direction)
+    same = tangent.shape == dy.shape and tangent.dtype == dy.dtype
+    product = tangent.mul_(dy) if same else tangent * dy
+    sums = product.reshape(len(product), -1).sum(1, dtype=torch.promote_types(product.dtype, torch.float32))
+    return sums if scale is None else sums * scale
+
+
+# room for sums of many products of what is at most 1 / _HEADROOM with activations
+_HEADROOM = 16.0
+
+
+def _precision(device_type: str) -> AbstractContextManager[Any]:
+    """Autocast as it is now, for a backward pass that runs outside of it."""
+    enabled = torch.is_autocast_enabled(device_type)
+    dtype = torch.get_autocast_dtype(device_type)
+    return torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False)

@@ -1,0 +1,184 @@
+"""Watching one forward and backward pass of training: inner products with the target gradient, and nothing changed."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_dga.alignment.gradients.gradient import total
+from lightning_dga.alignment.gradients.sums import DomainSums
+from lightning_dga.alignment.gradients.target import TargetGradient
+from lightning_dga.alignment.per_sample.layer_products import Directions
+from lightning_dga.alignment.per_sample.samples import (
+    Layer,
+    MisfitError,
+    Rows,
+    attached,
+    lone_input,
+    replace_calls,
+    restore_calls,
+)
+
+
+class Watch(Protocol):
+    """A watch over one pass, from its beginning on."""
+
+    def remove(self) -> None:
+        """Takes everything off the model."""
+        ...
+
+    def add_to(self, sums: DomainSums, loss: Tensor) -> None:
+        """Adds what was seen.
+
+        Args:
+            sums: The sums of the measurement.
+            loss: The loss that was backpropagated.
+        """
+        ...
+
+    @property
+    def fault(self) -> str | None:
+        """Why what was seen is not exact; ``None`` where nothing shows that."""
+        ...
+
+
+class PureWatch:
+    """A batch of one domain: its gradient, parameter by parameter as the backward pass finishes it.
+
+    It works for any model, and before anything is accumulated, reduced or clipped.
+
+    Args:
+        target: The target gradient.
+        domains: The batch's one domain, for each sample, ``[n]``.
+        factor: What the mean loss is multiplied with before the backward pass.
+    """
+
+    def __init__(self, target: TargetGradient, domains: NDArray[np.int64], factor: float) -> None:
+        self.fault: str | None = None
+        self._gradient = target.gradient
+        self._domains = domains
+        self._factor = factor
+        self._terms: list[Tensor] = []
+        self._hooks = [
+            parameter.register_hook(partial(self._take, index))
+            for index, parameter in enumerate(target.gradient.parameters)
+        ]
+
+    def add_to(self, sums: DomainSums, loss: Tensor) -> None:
+        """See :class:`Watch`."""
+        dot = self.dot()
+        count = dot.new_tensor(len(self._domains))
+        sums.add(torch.from_numpy(self._domains[:1]), dot[None], loss[None] / self._factor, count[None])
+
+    def dot(self) -> Tensor:
+        """The inner product of the target gradient with that of the batch's mean loss, a scalar."""
+        return total(self._terms, like=self._gradient.buffers[0]) / self._factor
+
+    def remove(self) -> None:
+        """See :class:`Watch`."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _take(self, index: int, gradient: Tensor) -> None:
+        dense = gradient.detach()
+        self._terms.append(self._gradient.term(index, dense if dense.layout == torch.strided else dense.to_dense()))
+
+
+class MixedWatch:
+    """A batch of many domains: the share of each of its samples, layer by layer.
+
+    The loss has to be the mean over the samples of a loss that each has alone. What the domains' losses are, it does
+    not see. Whether the layers account for the whole gradient can be checked: the mean of all samples' shares is then
+    the inner product with the batch's own gradient.
+
+    Args:
+        target: The target gradient.
+        directions: The same for the layers.
+        layers: The layers, which account for all parameters.
+        domains: Domain of each sample, ``[n]``.
+        rows: Which samples to measure.
+        factor: What the mean loss is multiplied with before the backward pass.
+        tolerance: How far the mean may be off, relative to the larger of the inner product and the target's own;
+            ``None`` checks nothing.
+    """
+
+    def __init__(
+        self,
+        target: TargetGradient,
+        directions: Directions,
+        layers: Sequence[Layer],
+        domains: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        factor: float,
+        tolerance: float | None = None,
+    ) -> None:
+        self.fault: str | None = None
+        self._target = target
+        self._directions = directions
+        self._domains = domains
+        self._rows = rows
+        self._factor = factor
+        self._tolerance = tolerance
+        self._whole = PureWatch(target, domains, factor) if tolerance is not None else None
+        device = target.gradient.buffers[0].device
+        # the samples to measure, then, apart from them so that a check changes nothing, all of them
+        parts = [torch.from_numpy(rows), *([torch.arange(len(domains))] if tolerance is not None else [])]
+        self._indices = [part.to(device) for part in parts]
+        self._leaf = torch.zeros(len(domains), device=device, requires_grad=True)
+        self._shares = torch.zeros(sum(map(len, parts)), device=device)
+        self._seen = False
+        self._modules = [layer.module for layer in layers]
+        replace_calls({layer.module: partial(self._call, layer) for layer in layers})
+
+    def add_to(self, sums: DomainSums, loss: Tensor) -> None:
+        """See :class:`Watch`."""
+        if not self._seen or self.fault is not None:
+            return
+        shares = self._shares * (len(self._domains) / self._factor)
+        dots = shares[: len(self._rows)]
+        if self._whole is not None:
+            self._check(shares[len(self._rows) :].double().mean().item(), self._whole.dot().item())
+        sums.add(torch.from_numpy(self._domains[self._rows]), dots, None, torch.ones_like(dots))
+
+    def remove(self) -> None:
+        """See :class:`Watch`."""
+        restore_calls(self._modules)
+        if self._whole is not None:
+            self._whole.remove()
+
+    def _check(self, parts: float, whole: float) -> None:
+        assert self._tolerance is not None
+        # gradients that are not finite, as a loss scaler's first ones are, say nothing
+        known = math.isfinite(parts) and math.isfinite(whole)
+        if known and abs(parts - whole) > self._tolerance * max(abs(whole), self._target.norm**2):
+            self.fault = (
+                f"the samples' shares sum to {parts:.4g}, their batch's gradient gives {whole:.4g}: in training a "
+                "parameter is used outside of the layers that it was found in, or the loss is not the mean over the "
+                "samples"
+            )
+
+    def _call(self, layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
+        y: Tensor = type(layer.module).forward(layer.module, *args, **kwargs)
+        x = lone_input(args, kwargs)
+        if not torch.is_grad_enabled():
+            return y
+        if x is None or not layer.fits(x.shape, len(self._domains)):
+            self.fault = str(MisfitError(layer))
+            return y
+        return attached(layer, x, y, self._leaf, partial(self._contract, layer))
+
+    def _contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
+        parts = [self._directions.contract(layer, *self._rows_of(layer, x, dy, index)) for index in self._indices]
+        self._shares += torch.cat(parts).to(self._shares.dtype)
+        self._seen = True
+        return torch.zeros_like(self._leaf)
+
+    def _rows_of(self, layer: Layer, x: Tensor, dy: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        if len(index) == len(dy):
+            return x, dy
+        return (x[index] if layer.rows is Rows.SAMPLES else x), dy[index]

@@ -1,0 +1,70 @@
+"""Whether there is a loss that probes can measure, found out before training starts."""
+
+from typing import Any
+
+from lightning_dga.alignment.estimator import Measurement
+from lightning_dga.alignment.probing.loss import ProbeLoss
+from lightning_dga.alignment.probing.modes import training
+from lightning_dga.alignment.probing.snapshots import StateChangedError
+from lightning_dga.alignment.probing.writes import Writes, undo_writes, unseen
+
+
+class NoEvaluationLossError(Exception):
+    """The loss can be had in training mode only; says so, and what can be done."""
+
+
+def check_evaluation_loss(measurement: Measurement, writes: Writes) -> None:
+    """Measures one batch of the target, the same on every process.
+
+    Args:
+        measurement: What will be measured.
+        writes: What undoes the loss function's writes.
+
+    Raises:
+        NoEvaluationLossError: If there is a loss in training mode only, as with the detectors of torchvision.
+        StateChangedError: If the loss changes a parameter in a way that is not seen and cannot be undone.
+    """
+    probe = next(iter(measurement.probes.whole().target()), None)
+    if probe is None:
+        return
+    before = writes.checksums()
+    try:
+        found = _is_loss(measurement.loss, probe.batch)
+    except StateChangedError:
+        raise
+    except Exception as error:
+        if _has_loss_in_training(measurement, probe.batch):
+            raise NoEvaluationLossError(_message(measurement, f"{type(error).__name__}: {error}")) from error
+        raise
+    undo_writes()
+    changed = writes.differing(before)
+    if changed:
+        raise StateChangedError(unseen(changed[0]))
+    if not found and _has_loss_in_training(measurement, probe.batch):
+        raise NoEvaluationLossError(_message(measurement, "it returns none"))
+
+
+def _is_loss(loss: ProbeLoss, batch: Any) -> bool:
+    return loss(batch).requires_grad
+
+
+def _has_loss_in_training(measurement: Measurement, batch: Any) -> bool:
+    with training(measurement.module):
+        try:
+            return _is_loss(measurement.loss, batch)
+        except StateChangedError:
+            raise
+        except Exception:  # whatever it is, there is no loss in this mode either
+            return False
+        finally:
+            undo_writes()
+
+
+def _message(measurement: Measurement, what: str) -> str:
+    kind = type(measurement.module).__name__
+    return (
+        f"{kind} has no loss in evaluation mode, in which probes run so that dropout and batch normalisation do not "
+        f"disturb them ({what}), but has one in training mode. Define `alignment_loss(batch)` on {kind}, or give the "
+        "callback `loss_fn(pl_module, batch)`, that returns the loss in evaluation mode too; for a model that computes "
+        "it only while training, call `.train()` on that model there: its mode is set back after the probes."
+    )

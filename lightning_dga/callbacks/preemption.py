@@ -1,0 +1,227 @@
+"""When a run is told to end: a checkpoint that resumes exactly, and an exit that nobody takes for success."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from typing_extensions import override
+
+from lightning_dga._lightning import Checkpoint, rank_zero_info, rank_zero_warn
+from lightning_dga.atomic import flush_to_disk
+from lightning_dga.callbacks.checkpoints import newest_checkpoint
+from lightning_dga.distributed import Ballot
+
+__all__ = ["EXIT_STATUS", "Preempted", "Preemption", "is_slurm_job", "newest_checkpoint", "was_requeued"]
+
+# EX_TEMPFAIL of sysexits.h: did not work out this time, try again
+EXIT_STATUS = 75
+_CHECKPOINT = re.compile(r"preempted-step=\d+\.ckpt")
+# SIGTERM: a machine that is taken back, `kill`, torchrun; SIGUSR1: SLURM's --signal by convention; SIGUSR2: submitit
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+# who sends one of these has ended the job already, or is about to queue it again without being asked
+_ENDS_THE_JOB = (signal.SIGTERM, signal.SIGINT)
+_GO_ON, _STOP, _STOP_AND_REQUEUE = range(3)
+
+
+class Preempted(SystemExit):
+    """A run was told to end before it was done; where nobody catches it, the process exits with status 75.
+
+    Args:
+        message: What happened.
+        code: Exit status of this process.
+        together: Whether all processes that train together end now, as they have agreed.
+    """
+
+    def __init__(self, message: str, code: int = EXIT_STATUS, *, together: bool = False) -> None:
+        super().__init__(code)
+        self.message = message
+        self.together = together
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Preemption(Checkpoint):
+    """Ends training at an optimizer step when a signal asks for it, with a checkpoint that resumes to the same run.
+
+    SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGUSR2 are only noted when they come, at whatever moment, in the middle of a
+    step or of an alignment; a second Ctrl-C ends at once. Processes agree on the step at which all of them stop, also
+    where only one was told: that takes one number per step, summed beside the training and asked for a step later. A
+    SLURM job that got SIGUSR1 or SIGUSR2, as ``sbatch --signal`` sends it before the time limit, is then queued again.
+
+    It owns these signals while it is in use: Lightning's own handlers save wherever a process happens to be, which may
+    be between the halves of a step, and at another step on each process.
+
+    Args:
+        folder: Where ``preempted-step=<n>.ckpt`` goes.
+        requeue: Whether a SLURM job is queued again.
+
+    Example::
+
+        trainer = L.Trainer(callbacks=[DynamicGradientAlignment(), ModelCheckpoint("run"), Preemption("run")])
+        trainer.fit(model, datamodule=datamodule, ckpt_path=newest_checkpoint("run"))
+    """
+
+    def __init__(self, folder: str | Path, requeue: bool = True) -> None:
+        self.folder = Path(folder)
+        self.requeue = requeue
+        self._training = False
+        self._wanted = _GO_ON
+        self._name = ""
+        self._step = -1
+        self._ballot: Ballot | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Heeds the signals outside of ``fit`` too, where there is nothing to save and the process ends at once."""
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._listen()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                _handle(number, handler)
+
+    @override
+    def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
+        self._listen()
+
+    @override
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        # Lightning has put its handlers in place by now, and puts back what was there before when it is done
+        self._listen()
+        self._training = True
+        self._step = trainer.global_step
+        self._ballot = Ballot()
+
+    @override
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # a Checkpoint comes last: what the other callbacks do after this step is in what is saved
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        assert self._ballot is not None
+        wanted = self._ballot.vote(self._wanted)
+        if wanted != _GO_ON:
+            path = self._save(trainer)
+            self._stop(trainer, wanted, f"step {self._step} is saved as {path}; continue from there")
+
+    @override
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        assert self._ballot is not None
+        wanted = self._ballot.close(self._wanted)
+        self._training = False
+        if wanted != _GO_ON:
+            self._stop(trainer, wanted, "training was at its end; what follows it is left undone")
+        if trainer.is_global_zero:
+            self._remove_all()
+
+    @override
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._training = False
+
+    def _listen(self) -> None:
+        for number in _SIGNALS:
+            _handle(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if number == signal.SIGINT and (self._wanted or not self._training):
+            raise KeyboardInterrupt
+        wanted = _STOP if number in _ENDS_THE_JOB else _STOP_AND_REQUEUE
+        self._wanted, self._name = max(self._wanted, wanted), name
+        if self._training:
+            # not by `print`, which may be in the middle of something
+            os.write(2, f"\n{name}: stopping after this step\n".encode())
+        else:
+            self._requeue(wanted)
+            raise Preempted(f"{name} came outside of training, with nothing to save.")
+
+    def _save(self, trainer: Any) -> Path:
+        """Saves under another name first, so that whenever a process is killed there is a whole checkpoint, or two."""
+        path = self.folder / f"preempted-step={self._step}.ckpt"
+        part = path.with_suffix(".part")
+        if trainer.is_global_zero:
+            _remove(part)  # what a kill has left
+        trainer.strategy.barrier()
+        try:
+            trainer.save_checkpoint(part)
+        except OSError as error:
+            _remove(part)
+            raise OSError(error.errno, f"the run is told to end, and cannot be saved: {error}", str(path)) from error
+        if trainer.is_global_zero:
+            flush_to_disk(part)
+            if path.is_dir():
+                # a folder is not replaced by renaming; this step's own, and as good as the new one
+                _remove(part)
+            else:
+                part.replace(path)
+            self._remove_all(but=path)
+        trainer.strategy.barrier()
+        return path
+
+    def _remove_all(self, but: Path | None = None) -> None:
+        for path in self.folder.glob("preempted-step=*.ckpt"):
+            if _CHECKPOINT.fullmatch(path.name) and path != but:
+                _remove(path)
+
+    def _stop(self, trainer: Any, wanted: int, what: str) -> None:
+        self._training = False
+        self._wanted = _GO_ON
+        if self._ballot is not None:
+            self._ballot.end()
+        # Lightning's own launcher takes a child's status for a crash, and kills the first process for it
+        environment = type(getattr(trainer.strategy, "cluster_environment", None)).__name__
+        is_child = environment == "LightningEnvironment" and trainer.local_rank > 0
+        message = f"{self._name or 'A signal'}: {what}."
+        self._requeue(wanted)
+        rank_zero_info(message)
+        raise Preempted(message, 0 if is_child else EXIT_STATUS, together=True)
+
+    def _requeue(self, wanted: int) -> None:
+        if wanted == _STOP_AND_REQUEUE and self.requeue and is_slurm_job():
+            _requeue()
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def is_slurm_job() -> bool:
+    """Whether this process is a task of a SLURM job that is not interactive."""
+    return "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+
+
+def was_requeued() -> bool:
+    """Whether this process is of a SLURM job that runs again, after it was queued again."""
+    return is_slurm_job() and int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
+def _requeue() -> None:
+    if os.environ.get("SLURM_PROCID", "0") != "0":
+        return
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+        failed = done.stderr.strip() if done.returncode else None
+    except OSError as error:
+        failed = str(error)
+    if failed:
+        rank_zero_warn(f"SLURM job {job} could not be queued again ({failed}). Submit it again to continue the run.")
+    else:
+        rank_zero_info(f"SLURM job {job} is queued again.")
+
+
+def _handle(number: int, handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        # a handler that was not set from Python is told as None, and cannot be set again
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,0 +1,1 @@
+"""The commands: ``dga-train``, ``dga-domains``, ``dga-report``, and the plan of a run."""

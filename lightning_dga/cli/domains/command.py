@@ -1,0 +1,44 @@
+"""Which subcommands there are, and how a user's mistake ends."""
+
+import argparse
+import sys
+from types import ModuleType
+
+from lightning_dga.cli.domains import basis, cluster, embed, histogram, nearest, tokenize
+
+# each module has `add_arguments(parser)` and `run(options)`; its docstring is the help
+SUBCOMMANDS: dict[str, ModuleType] = {
+    "embed": embed,
+    "cluster": cluster,
+    "histogram": histogram,
+    "basis": basis,
+    "nearest": nearest,
+    "tokenize": tokenize,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs ``dga-domains``: a user's mistake ends in one line and exit status 1."""
+    parser = argparse.ArgumentParser(
+        prog="dga-domains", description="From a corpus to domains, and what to know of them before a run."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in SUBCOMMANDS.items():
+        summary = (module.__doc__ or "").partition("\n")[0].rstrip(".")
+        subparser = subparsers.add_parser(
+            name,
+            help=summary[:1].lower() + summary[1:],
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+    options = parser.parse_args(arguments)
+    try:
+        SUBCOMMANDS[options.command].run(options)
+    # `DataError`, `DomainsError` and what arguments out of range raise are `ValueError`s
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        print(f"dga-domains: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("dga-domains: interrupted; the same command goes on with what is finished.", file=sys.stderr)
+        sys.exit(130)

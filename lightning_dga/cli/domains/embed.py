@@ -1,0 +1,81 @@
+"""Turn the documents of a corpus into vectors: the first step to clusters.
+
+Reads the domains of ROOT: every <name>.jsonl with one {"text": ...} a line, every .parquet file, and every folder of
+such files or of .txt, but none called target_<name>. Writes one vector for each document to FOLDER. It may be killed at
+any time: the same command goes on where it was. Next: dga-domains cluster FOLDER --clusters K.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lightning_dga.cli.domains.arguments import count, seed
+from lightning_dga.data.errors import DataError
+from lightning_dga.data.text import FolderDocuments, folder_domains
+from lightning_dga.data.text.readers.document_stream import is_text
+from lightning_dga.data.text.readers.fingerprint import fingerprint
+from lightning_dga.data.text.readers.listing import list_files
+from lightning_dga.domains import SentenceEmbedding, TfidfEmbedding, embed_corpus
+from lightning_dga.domains.embedding import Embedding
+from lightning_dga.domains.sentences import MINILM
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``dga-domains embed`` is told."""
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the corpus")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the domains are made")
+    parser.add_argument("--dimensions", type=count, default=64, help="length of a TF-IDF + SVD vector (%(default)s)")
+    parser.add_argument("--max-features", type=count, default=20_000, help="words of TF-IDF (%(default)s)")
+    parser.add_argument(
+        "--fit-documents", type=count, default=100_000, help="documents that TF-IDF + SVD is fitted on (%(default)s)"
+    )
+    parser.add_argument(
+        "--model",
+        nargs="?",
+        const=MINILM,
+        metavar="MODEL",
+        help="embed with this sentence-transformers model, a folder or a name on the Hub, in place of TF-IDF + SVD "
+        "(without a value: %(const)s)",
+    )
+    parser.add_argument("--device", help="where that model runs, as cpu or cuda (the best there is)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the SVD and of what it is fitted on (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew where FOLDER holds vectors")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Embeds the corpus."""
+    sources = folder_domains(options.root)
+    if not sources:
+        raise DataError(f"{options.root}: no documents; add files <name>.jsonl, or folders of .txt files.")
+    embedding: Embedding
+    if options.model is None:
+        embedding = TfidfEmbedding(options.dimensions, options.max_features, options.seed)
+        how: dict[str, Any] = {
+            "embedding": "tfidf",
+            "dimensions": options.dimensions,
+            "max_features": options.max_features,
+        }
+    else:
+        embedding = SentenceEmbedding(options.model, options.device)
+        how = {"embedding": "sentences", "model": options.model}
+    settings = {
+        **how,
+        "root": str(options.root.resolve()),
+        "files": {name: _fingerprint(documents) for name, documents in sources.items()},
+    }
+    embed_corpus(
+        sources,
+        embedding,
+        options.folder,
+        settings=settings,
+        fit_documents=options.fit_documents,
+        seed=options.seed,
+        overwrite=options.overwrite,
+        progress=True,
+    )
+    print(f"{options.folder / 'embeddings.npy'} is whole. Next: dga-domains cluster {options.folder} --clusters K")
+
+
+def _fingerprint(documents: FolderDocuments) -> str:
+    """By which a corpus that changed is noticed."""
+    return fingerprint(list_files(documents.path, is_text))

@@ -1,0 +1,59 @@
+"""What subcommands are told of a target."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dga.cli.domains.arguments import seed
+from lightning_dga.data.text import folder_target
+from lightning_dga.domains import Clusters, DomainsError
+from lightning_dga.domains.resumable_stage import read_summary
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a target of a clustered corpus."""
+    parser.add_argument("target", metavar="NAME", help="the target: target_NAME.jsonl in the folder of the corpus")
+    add_target_set(parser)
+
+
+def add_target_set(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say which documents of a target count."""
+    parser.add_argument(
+        "--target-documents", type=int, metavar="N", help="keep N documents of the target set (data.target_documents)"
+    )
+    parser.add_argument("--target-seed", type=seed, default=0, help="which ones (data.target_seed; %(default)s)")
+    parser.add_argument("--root", type=Path, help="the folder of the corpus, where it has moved since it was embedded")
+
+
+def placed_target(options: argparse.Namespace, folder: Path, clusters: Clusters) -> NDArray[np.int64]:
+    """The cluster of each document of the target set that has a word which the corpus has too, ``[m]``.
+
+    Raises:
+        DomainsError: If none has; nothing is known of the target then, least of all that it is one cluster.
+    """
+    documents = target_set(options, folder)
+    known: NDArray[np.bool_] = np.any(clusters.embedding(documents), axis=1)
+    if not known.any():
+        raise DomainsError(
+            f"Target {options.target!r}: none of its {len(documents)} documents has a word that the corpus of {folder} "
+            "has, so that they fall into no cluster."
+        )
+    if not known.all():
+        left_out = len(documents) - int(known.sum())
+        print(
+            f"dga-domains: {left_out} of {len(documents)} documents of the target have no word that the corpus has, "
+            "and are left out.",
+            file=sys.stderr,
+        )
+    return clusters.place(document for document, kept in zip(documents, known, strict=True) if kept)
+
+
+def target_set(options: argparse.Namespace, folder: Path) -> list[str]:
+    """The documents that a run aligns to; none that it validates or tests on."""
+    root = options.root or read_summary(folder, "embed")["settings"]["root"]
+    return folder_target(
+        root, options.target, target_documents=options.target_documents, target_seed=options.target_seed
+    )

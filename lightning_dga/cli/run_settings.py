@@ -1,0 +1,103 @@
+"""What a resumed run is told and refused: settings that are others than those that it began with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from lightning_dga.callbacks.checkpoints import CheckpointError, read_checkpoint
+from lightning_dga.report.run_folder import CONFIG
+
+# these say which samples there are: a stream that goes on in other data is no continuation, and nothing would notice
+_THE_DATA = frozenset(
+    f"data.{name}"
+    for name in (
+        "_target_",
+        "root",
+        "target",
+        "labels",
+        "vocab_size",
+        "context_length",
+        "tokens_per_domain",
+        "sample_seed",
+        "target_documents",
+        "target_seed",
+        "cross_document_targets",
+    )
+)
+# these may change from one part of a run to the next without a word
+_FREE = ("resume", "overwrite", "test", "plan", "name", "trainer.", "logger.", "callbacks.progress.", "data.cache_dir")
+_GONE = "nothing"
+
+
+def changed_settings(config: DictConfig, folder: Path) -> list[str]:
+    """What a resumed run does otherwise than before, a line for each setting.
+
+    Args:
+        config: The config of the part that is about to begin.
+        folder: The run folder, with the config of the part before.
+
+    Raises:
+        CheckpointError: If a setting is another that says which data there is.
+    """
+    before = _config_before(folder)
+    if before is None:
+        return []
+    now = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
+    # what follows from another setting is not told beside it
+    followed = {key for key, value in _leaves(OmegaConf.to_container(config, resolve=False)) if "${" in str(value)}
+    changed = {
+        key: (before.get(key, _GONE), now.get(key, _GONE))
+        for key in sorted(before.keys() | now.keys(), key=str)
+        # a key that only one has may be of another version of the configs, but for those that the data are made with
+        if (key in before and key in now) or (key.startswith("data.") and (before | now)[key] is not None)
+        if before.get(key, _GONE) != now.get(key, _GONE) and not key.startswith(_FREE)
+    }
+    refused = [_told(key, *values) for key, values in changed.items() if key in _THE_DATA]
+    if refused:
+        raise CheckpointError(
+            f"A run goes on with the data that it began with: {'; '.join(refused)}. Give what {folder / CONFIG} has, "
+            "or start a new run with another `name`."
+        )
+    return [f"This run goes on with {_told(key, *values)}." for key, values in changed.items() if key not in followed]
+
+
+def check_fits(checkpoint: Path, model: nn.Module) -> None:
+    """Compares the parameters of a checkpoint with the model's.
+
+    Raises:
+        CheckpointError: If a parameter or buffer is of another shape.
+    """
+    saved = read_checkpoint(checkpoint).get("state_dict")
+    if saved is None or checkpoint.is_dir():
+        return
+    # names that only one of them has are Lightning's to tell: a model may make parameters when it is set up
+    for name, tensor in model.state_dict().items():
+        if name in saved and saved[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{checkpoint} is of another model: {name} is {list(saved[name].shape)} there, and "
+                f"{list(tensor.shape)} here. Give the `model` and `data` settings that it was trained with."
+            )
+
+
+def _config_before(folder: Path) -> dict[str, Any] | None:
+    try:
+        before = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
+    except (OSError, ValueError, yaml.YAMLError):  # a file beside the checkpoints is not needed to go on
+        return None
+    return dict(_leaves(before)) if isinstance(before, dict) and before.get("data") else None
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, dict) and node:
+        for name, value in node.items():
+            yield from _leaves(value, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, node
+
+
+def _told(key: str, before: Any, now: Any) -> str:
+    return f"`{key}` {now!r} in place of {before!r}"

@@ -1,0 +1,134 @@
+"""Reading a batch, with random numbers that depend on nothing but which samples it holds."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
+
+from lightning_dga.data.loading.generators import (
+    Fingerprint,
+    generators_of,
+    global_state,
+    seed_global,
+    seed_held,
+    set_global_state,
+    set_states_held,
+    states_held,
+)
+from lightning_dga.data.sampling.permutation import keys
+from lightning_dga.data.sources import Sources
+
+_COLLATING = -1
+
+
+def random_seed(seed: int) -> int:
+    """The seed of the numbers that data sets draw: of the stream's and, where it was called, ``seed_everything``'s."""
+    given = os.environ.get("PL_GLOBAL_SEED")
+    return int(keys(seed, int(given))[0]) if given else seed
+
+
+class BatchReader:
+    """Reads samples and collates them.
+
+    Whatever draws random numbers, a data set's ``__getitem__`` (an augmentation) or ``collate_fn`` (the masks of a
+    masked language model), draws other ones for every sample of every epoch and for every batch, and the same ones
+    again for the same sample of the same epoch: in whichever process it is read, also if it is read again after new
+    weights or in a resumed run. That goes for torch's CPU generator, numpy's global one and ``random``, and for
+    generators that a data set holds. In the main process all of them are left as they were.
+
+    Seeding takes about as long as reading a sample. So batches are read without it until one is found to have drawn,
+    which is read again, and all after it with it.
+
+    Args:
+        sources: The samples.
+        collate_fn: Turns a list of samples into a batch.
+        seed: Selects the numbers.
+        purpose: Keeps readers of one seed apart.
+    """
+
+    def __init__(self, sources: Sources, collate_fn: Callable[[list[Any]], Any], seed: int, purpose: int = 0) -> None:
+        self._sources = sources
+        self._collate = collate_fn
+        self._seed = seed
+        self._purpose = purpose
+        self._draws = False
+        self._held: dict[int, list[Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the copy's data sets hold generators of their own
+        return self.__dict__ | {"_held": {}}
+
+    def read(
+        self,
+        domains: NDArray[np.int64],
+        indices: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        batch: int,
+        given: Mapping[int, Any] | None = None,
+    ) -> Any:
+        """Reads one batch.
+
+        Args:
+            domains: Domain of each sample, ``[n]``.
+            indices: Index of each within its domain, ``[n]``.
+            positions: How many samples of its domain had been drawn before each, ``[n]``.
+            batch: A number of its own for this batch.
+            given: Samples that were read already, by place in the batch.
+
+        Returns:
+            What ``collate_fn`` made of the samples.
+        """
+        places = list(enumerate(zip(domains.tolist(), indices.tolist(), strict=True)))
+        given = given or {}
+        holds = [self._generators(domain) for domain in {*domains.tolist(), _COLLATING}]
+
+        def sample(place: int, domain: int, index: int) -> Any:
+            return given[place] if place in given else self._sources.read(domain, index)
+
+        if not self._draws and not any(holds):
+            state = global_state() if get_worker_info() is None else None
+            before = Fingerprint()
+            made = self._collate([sample(place, domain, index) for place, (domain, index) in places])
+            if not before.has_changed():
+                return made
+            self._draws = True
+            if state is not None:
+                set_global_state(state)
+        with self._left_as_they_were(holds):
+            samples = []
+            seeds = keys(self._seed, self._purpose, domains, positions).tolist()
+            for place, (domain, index) in places:
+                self._seed_all(seeds[place], domain)
+                samples.append(sample(place, domain, index))
+            self._seed_all(int(keys(self._seed, self._purpose, _COLLATING, batch)[0]), _COLLATING)
+            return self._collate(samples)
+
+    def _generators(self, domain: int) -> list[Any]:
+        if domain not in self._held:
+            if domain == _COLLATING:
+                self._held[domain] = generators_of(self._collate)
+            else:
+                # a stream is read elsewhere
+                self._held[domain] = generators_of(self._sources.dataset(domain)) if self._sources.sizes[domain] else []
+        return self._held[domain]
+
+    def _seed_all(self, key: int, domain: int) -> None:
+        seed_global(key)
+        seed_held(self._held[domain], key)
+
+    @contextmanager
+    def _left_as_they_were(self, holds: list[list[Any]]) -> Iterator[None]:
+        if get_worker_info() is not None:
+            yield
+            return
+        state, states = global_state(), [states_held(held) for held in holds]
+        try:
+            yield
+        finally:
+            set_global_state(state)
+            for held, of_held in zip(holds, states, strict=True):
+                set_states_held(held, of_held)

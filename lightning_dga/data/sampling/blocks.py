@@ -1,0 +1,31 @@
+"""Batches of one domain: consecutive samples of the stream share theirs."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dga.data.sampling.samplings import Sampling
+from lightning_dga.data.sampling.segment import Segment
+
+
+class Runs:
+    """Draws one domain for each run of samples, in the place of one for each sample.
+
+    Args:
+        sampling: Draws the domains of runs as it does those of samples. It must keep no account of what was drawn.
+        length: Samples in a run.
+    """
+
+    def __init__(self, sampling: Sampling, length: int) -> None:
+        self._sampling = sampling
+        self._length = length
+
+    def enter(self, segment: Segment, before: Segment | None, counts: NDArray[np.int64]) -> None:
+        """See :class:`~lightning_dga.data.sampling.samplings.Sampling`."""
+        self._sampling.enter(segment, before, counts)
+
+    def domains(self, segment: Segment, start: int, size: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`~lightning_dga.data.sampling.samplings.Sampling`."""
+        first, last = start // self._length, (start + size - 1) // self._length
+        of_runs = self._sampling.domains(segment, first, last - first + 1, counts)
+        skipped = start - first * self._length
+        return np.repeat(of_runs, self._length)[skipped : skipped + size]

@@ -1,0 +1,137 @@
+"""Whether an iterable's own state brings it back to the very sample, and that state as a checkpoint holds it."""
+
+import inspect
+import io
+import warnings
+from copy import deepcopy
+from itertools import islice
+from typing import Any
+
+import torch
+
+from lightning_dga.data.streaming.digest import digest
+from lightning_dga.data.streaming.hub_streams import holds_a_shuffle_buffer, is_hub_stream
+
+# samples behind a state by which it is told whether it leads there
+_COMPARED = 4
+
+
+class OwnState:
+    """The state of an iterable that tells it (``state_dict()``) and takes it (``load_state_dict(state)``).
+
+    A state that cannot be had, that ``torch.load(weights_only=True)`` does not read back, or that is found to lead
+    elsewhere, would make the checkpoint useless: from then on the iterable counts as one that has none, and a resumed
+    run reads it again from its start.
+
+    What Hugging Face's streams tell is tried once, for it is not complete for every chain of them: the samples behind
+    the first state are read a second time, from that state.
+
+    Args:
+        dataset: The iterable that is read.
+        domain: Its name, for warnings.
+        original: The one that it is a copy of. If it is itself, others read it too, and it has no state of its own.
+
+    Attributes:
+        is_usable: Whether a state can be had.
+    """
+
+    def __init__(self, dataset: Any, domain: str, original: Any) -> None:
+        self._dataset = dataset
+        self._domain = domain
+        self._original = original
+        self.is_usable = dataset is not original and tells_its_state(dataset)
+        self._is_proven = not is_hub_stream(dataset)
+        self._trial: tuple[dict[str, Any], list[bytes]] | None = None
+
+    def take(self, epoch: int, read: int) -> dict[str, Any] | None:
+        """The state now; ``None`` if there is none that can be used, or that has to be tried first.
+
+        Args:
+            epoch: Number of the pass, which the result tells again.
+            read: Samples read so far, which the result tells again.
+        """
+        if not self.is_usable or self._trial is not None:
+            return None
+        try:
+            file = io.BytesIO()
+            torch.save({"state": self._dataset.state_dict()}, file)
+            file.seek(0)
+            state = torch.load(file, weights_only=True)["state"]
+        except Exception as error:  # whatever a user's or a library's method raises
+            self._give_up(f"the state cannot be kept in a checkpoint ({type(error).__name__}: {_first_line(error)})")
+            return None
+        taken = {"epoch": epoch, "read": read, "dataset": state}
+        if not self._is_proven:
+            self._trial = taken, []
+            return None
+        return taken
+
+    def follow(self, sample: Any) -> dict[str, Any] | None:
+        """Takes note of a sample that was read; gives the state that was tried, when it has proved right."""
+        if self._trial is None:
+            return None
+        self._trial[1].append(digest(sample))
+        return self._proven() if len(self._trial[1]) == _COMPARED else None
+
+    def end_pass(self) -> dict[str, Any] | None:
+        """Takes note of the end of a pass, which the states of it lead to; as :meth:`follow`."""
+        return self._proven() if self._trial is not None else None
+
+    def _proven(self) -> dict[str, Any] | None:
+        assert self._trial is not None
+        (taken, expected), self._trial = self._trial, None
+        try:
+            found = self._read_from(taken)
+            # what differs each time holds random numbers, which tell nothing
+            if found != expected and found == self._read_from(taken):
+                self._give_up("the state leads to other samples")
+        except Exception as error:  # whatever a library's method raises
+            self._give_up(f"the state is not taken back ({type(error).__name__}: {_first_line(error)})")
+        self._is_proven = True
+        return taken if self.is_usable else None
+
+    def _read_from(self, taken: dict[str, Any]) -> list[bytes]:
+        dataset = deepcopy(self._original)
+        if hasattr(dataset, "set_epoch"):
+            dataset.set_epoch(taken["epoch"])
+        dataset.load_state_dict(deepcopy(taken["dataset"]))
+        return [digest(sample) for sample in islice(dataset, _COMPARED)]
+
+    def _give_up(self, reason: str) -> None:
+        self.is_usable = False
+        warnings.warn(
+            f"Domain {self._domain!r}, state_dict() of a {type(self._dataset).__name__}: {reason}. A resumed run will "
+            "read this stream again from its start. Such a state has to be complete, of plain Python numbers, strings, "
+            "containers and tensors.",
+            stacklevel=2,
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or "no message").splitlines()[0].split(". ")[0]
+
+
+def tells_its_state(dataset: Any) -> bool:
+    """Whether an iterable has a state that is complete and can be had without arguments.
+
+    Hugging Face's shuffle buffer is not part of its state. The states of mosaicml-streaming and of litdata have to be
+    told how many samples were drawn.
+    """
+    if not (_can_be_called(dataset, "state_dict", 0) and _can_be_called(dataset, "load_state_dict", 1)):
+        return False
+    if hasattr(dataset, "documents"):
+        return tells_its_state(dataset.documents)
+    return not holds_a_shuffle_buffer(dataset)
+
+
+def _can_be_called(dataset: Any, name: str, arguments: int) -> bool:
+    method = getattr(dataset, name, None)
+    if not callable(method):
+        return False
+    try:
+        inspect.signature(method).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:  # a method of an extension that does not tell its arguments
+        return True
+    return True

@@ -1,0 +1,1 @@
+"""Folders, files and installed text to corpora and mixtures."""

@@ -1,0 +1,1 @@
+"""Files to documents: JSON Lines, Parquet and plain text, compressed or remote."""

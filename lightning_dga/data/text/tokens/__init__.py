@@ -1,0 +1,1 @@
+"""Documents to token ids, and token ids to sequences of one length."""

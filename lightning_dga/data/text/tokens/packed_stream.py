@@ -1,0 +1,187 @@
+"""Documents to training samples while they are read: tokenised, joined, and cut to windows of one length."""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from typing_extensions import override
+
+from lightning_dga.data.errors import DataError
+from lightning_dga.data.streaming.resumable import tells_its_state
+from lightning_dga.data.text.tokens.encoder import DocumentEncoder
+from lightning_dga.data.text.tokens.packing import separate_documents
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from lightning_dga.data.text.tokens.encoder import TokenizerLike
+
+# documents that are read again at most, and not encoded, to come back to one
+_ANCHOR_EVERY = 16
+_KEYS_SHOWN = 12
+
+
+class PackedStream(IterableDataset[Tensor]):
+    """The windows of a stream of documents, an iterable that can be split and that resumes where its documents do.
+
+    Every document is followed by ``end_of_text``, an empty one too. A window starts with the last token of the one
+    before it, so that each token but the first is predicted once. At the end of a pass, tokens that fill no window are
+    dropped.
+
+    A document is encoded as a whole. The state holds no document, however long: a resumed run reads and encodes the one
+    again that it was in.
+
+    Args:
+        documents: An iterable of strings, such as :class:`~lightning_dga.data.text.DocumentStream`, or of records that
+            hold them, such as a Hugging Face data set.
+        tokenizer: What encodes them: a ``tokenizers.Tokenizer``, a fast tokenizer of ``transformers``, or the path of a
+            ``tokenizer.json`` (:class:`~.encoder.DocumentEncoder`, also of how it is used).
+        context_length: Tokens that a window predicts.
+        field: The key that holds a record's text.
+        end_of_text: The separator, a token or its id; by default the one that the tokenizer has for it.
+        cross_document_targets: As of :class:`~lightning_dga.data.text.PackedTokens`.
+
+    Raises:
+        ValueError: If ``context_length`` is not positive.
+        DataError: If the tokenizer has no separator that is known, or cannot be read; when it is reached, for a record
+            that has no text.
+    """
+
+    def __init__(
+        self,
+        documents: Any,
+        tokenizer: "TokenizerLike",
+        context_length: int,
+        *,
+        field: str = "text",
+        end_of_text: int | str | None = None,
+        cross_document_targets: bool = True,
+    ) -> None:
+        if context_length < 1:
+            raise ValueError(f"`context_length` must be at least 1, got {context_length}.")
+        self.documents = documents
+        self.encoder = DocumentEncoder(tokenizer, end_of_text)
+        self.context_length = context_length
+        self.field = field
+        self.end_of_text = self.encoder.end_of_text
+        self.cross_document_targets = cross_document_targets
+        self._place = _Place()
+
+    @property
+    def tokenizer(self) -> "Tokenizer":
+        """What encodes the documents: a copy of what was given, which neither truncates nor pads."""
+        return self.encoder.tokenizer
+
+    @property
+    def num_shards(self) -> int:
+        """Into how many shards its documents can be split."""
+        return int(getattr(self.documents, "num_shards", 1))
+
+    @property
+    def size_hint(self) -> float | None:
+        """About how much its documents hold, where they tell."""
+        hint: float | None = getattr(self.documents, "size_hint", None)
+        return hint
+
+    def shard(self, num_shards: int, index: int) -> "PackedStream":
+        """The windows of one shard of the documents."""
+        part = object.__new__(type(self))
+        documents = self.documents.shard(num_shards=num_shards, index=index)
+        part.__dict__.update(self.__dict__, documents=documents, _place=_Place())
+        return part
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which pass the next iteration is."""
+        if hasattr(self.documents, "set_epoch"):
+            self.documents.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration is: a state of the documents, and how many of them, and of whose tokens, came since."""
+        return self._place.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Makes the next iteration begin where the state was taken."""
+        self._place = _Place.from_state_dict(state_dict)
+        if self._place.anchor is not None:
+            self.documents.load_state_dict(self._place.anchor)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PackedStream":
+        copy = object.__new__(type(self))
+        memo[id(self)] = copy
+        # nothing changes a tokenizer here, and a large one for each reader of each shard would be too much
+        memo[id(self.encoder)] = self.encoder
+        copy.__dict__.update(deepcopy(self.__dict__, memo))
+        return copy
+
+    @override
+    def __iter__(self) -> Iterator[Any]:
+        place, self._place = self._place, _Place()
+        for document in islice(self.documents, place.skip, None):
+            ids = [*self.encoder.encode(self._text(document)), self.end_of_text]
+            tokens = np.concatenate([place.left, np.array(ids[place.given :], dtype=np.uint32)])
+            own, place = len(place.left), replace(place, left=tokens[:0])
+            # views of one array: a document of many windows is not copied at each
+            for start in range(0, len(tokens) - self.context_length, self.context_length):
+                behind = start + self.context_length
+                given = place.given + max(behind - own, 0)
+                self._place = replace(place, left=tokens[behind:own], given=given)
+                sample = torch.from_numpy(tokens[start : behind + 1].astype(np.int64))
+                yield sample if self.cross_document_targets else separate_documents(sample, self.end_of_text)
+            windows = max(len(tokens) - 1, 0) // self.context_length
+            place = self._behind(replace(place, left=tokens[windows * self.context_length :].copy(), given=0))
+        self._place = _Place()
+
+    def _text(self, document: Any) -> str:
+        if isinstance(document, str):
+            return document
+        if not isinstance(document, Mapping):
+            raise DataError(
+                f"A document is of type {type(document).__name__}, expected a string or a record that has one."
+            )
+        if self.field not in document:
+            found = ", ".join(map(repr, [*document][:_KEYS_SHOWN])) or "an empty one"
+            raise DataError(f"A record has no {self.field!r}; found {found}. Say by `field` which key holds the text.")
+        text = document[self.field]
+        if not isinstance(text, str):
+            raise DataError(f"{self.field!r} of a record is of type {type(text).__name__}, expected a string.")
+        return text
+
+    def _behind(self, place: "_Place") -> "_Place":
+        """The place behind a document: one more to skip, or none behind a new state of the documents."""
+        if place.skip + 1 < _ANCHOR_EVERY or not tells_its_state(self.documents):
+            return replace(place, skip=place.skip + 1)
+        return replace(place, skip=0, anchor=deepcopy(self.documents.state_dict()))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A place in a stream of documents.
+
+    Attributes:
+        anchor: A state of the documents; ``None`` for their beginning.
+        skip: Documents behind it whose tokens were all used.
+        left: Tokens before the next document that are to be given, less than a window.
+        given: Tokens of the next document that are not.
+    """
+
+    anchor: Any = None
+    skip: int = 0
+    left: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, dtype=np.uint32))
+    given: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        left = torch.from_numpy(self.left.astype(np.int64))
+        return {"documents": self.anchor, "skip": self.skip, "left": left, "given": self.given}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "_Place":
+        # older states have no more than what was left, of any length, behind a state of the documents
+        left = state["left"].numpy().astype(np.uint32)
+        return cls(state["documents"], int(state.get("skip", 0)), left, int(state.get("given", 0)))

@@ -1,0 +1,94 @@
+"""What to tell a user whose settings cannot work, and what to do about it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from lightning_dga.core.data_budget import Exposure
+from lightning_dga.reweighting import PaperDGA, Static
+
+# of the run: a mixture that needs longer to move is late for most of it
+_LARGEST_LAG = 0.15
+_NEARLY_ALL = 0.99
+# repeated data is worth little after some fifteen passes (arXiv 2305.16264)
+_MANY_EPOCHS = 30
+_ENOUGH_UPDATES = 20
+# noise is known from the second on
+_FEWEST_UPDATES = 5
+_NOISE = 2.0
+
+
+class Advice(NamedTuple):
+    """A message, and what it is about, so that it is given once."""
+
+    subject: str
+    message: str
+
+
+def before_training(rule: Any, every_n_steps: int, updates: float | None) -> Iterator[Advice]:
+    """Advice on the settings of a run.
+
+    Args:
+        rule: The rule.
+        every_n_steps: Reweighting period.
+        updates: How often the run will align; ``None`` if not known.
+    """
+    if updates is None or isinstance(rule, Static):
+        return
+    if updates < _FEWEST_UPDATES:
+        yield Advice(
+            "updates",
+            f"The run aligns {updates:.0f} times: with `every_n_steps` {every_n_steps} the mixture hardly moves "
+            "before it ends. Lower `every_n_steps`.",
+        )
+    elif isinstance(rule, PaperDGA) and 1 / rule.ema > _LARGEST_LAG * updates:
+        yield Advice(
+            "lag",
+            f"The mixture lags {1 / rule.ema:,.0f} of {updates:,.0f} updates behind the alignments (`every_n_steps` "
+            f"{every_n_steps}, `ema` {rule.ema}), too long to move in time. Lower `every_n_steps`, or raise `ema`.",
+        )
+
+
+def in_training(names: Sequence[str], weights: Tensor, exposure: Exposure, *, moving: bool) -> Iterator[Advice]:
+    """Advice on a mixture.
+
+    Args:
+        names: The domain names.
+        weights: Their weights, ``[k]``.
+        exposure: What has been drawn of them.
+        moving: Whether the rule moves the weights, and does not mind repetition.
+    """
+    epochs = exposure.epochs
+    top, most = int(weights.argmax()), int(epochs.argmax())
+    if moving and len(names) > 1 and weights[top] > _NEARLY_ALL and epochs[top] > 1:
+        yield Advice(
+            "one-hot",
+            f"Domain {names[top]!r} has {weights[top]:.1%} of the mixture and is being repeated. If that is not meant, "
+            "use `rule='dga'`, which limits repetition, or a smaller `step_size`.",
+        )
+    if epochs[most] > _MANY_EPOCHS:
+        yield Advice(
+            "epochs",
+            f"Domain {names[most]!r} has been passed over {epochs[most]:.0f} times, and is likely known by heart. Give "
+            "it more data, train for fewer steps, or use `rule='dga'` with fewer `epochs`.",
+        )
+
+
+def on_noise(signal_to_noise: Tensor | None, updates: int) -> Iterator[Advice]:
+    """Advice on the alignments.
+
+    Args:
+        signal_to_noise: Of each domain's averaged alignment, ``[k]``.
+        updates: How often they were measured.
+    """
+    if signal_to_noise is None or updates < _ENOUGH_UPDATES:
+        return
+    largest = signal_to_noise.nan_to_num(0.0).max().item()
+    if largest < _NOISE:
+        yield Advice(
+            "noise",
+            f"After {updates} measurements no alignment stands out of its noise (signal to noise {largest:.1f} at "
+            "best). Raise `probe_batch_size` and the data module's `target_batch_size`; if that changes nothing, the "
+            "target may prefer no domain.",
+        )

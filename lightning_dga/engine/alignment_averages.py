@@ -1,0 +1,69 @@
+"""Alignments averaged over updates, and how far they stand out of their noise."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_dga.core.alignments import Alignments
+from lightning_dga.core.moving_moments import Moments
+from lightning_dga.core.usual_norm import UsualNorm, is_size
+
+
+@dataclass(frozen=True)
+class AlignmentAverages:
+    """Exponential moving moments of each domain's alignment in units of the target's squared gradient norm.
+
+    The units free the average of the gradients' own growth and decay. A norm that is less than half the usual counts as
+    half of it in one of the two factors, lest a tiny target gradient makes an alignment a huge one. An update in which
+    a domain was not measured leaves its moments as they are; one in which the target gradient is zero leaves all.
+
+    Attributes:
+        moments: Of the relative alignments; ``None`` before the first update.
+        usual: The usual norm.
+    """
+
+    moments: Moments | None = None
+    usual: UsualNorm = field(default_factory=UsualNorm)
+
+    def updated(self, alignments: Alignments, ema: float) -> "AlignmentAverages":
+        """With a measurement taken in.
+
+        Args:
+            alignments: The measurement.
+            ema: Its share.
+        """
+        earlier = self.moments or Moments.of_none(len(alignments.values))
+        if not is_size(alignments.target_norm):
+            return AlignmentAverages(earlier, self.usual)
+        usual = self.usual.updated(alignments.target_norm, ema)
+        relative = alignments.values / alignments.target_norm / max(alignments.target_norm, usual.value / 2)
+        fresh = alignments.measured & (alignments.ages == 0) & relative.isfinite()
+        return AlignmentAverages(earlier.updated(relative, fresh, ema), usual)
+
+    def smoothed(self, alignments: Alignments) -> Alignments:
+        """A measurement with the averages, in its own units, for values."""
+        assert self.moments is not None
+        known = alignments.measured & (self.moments.weight > 0) & is_size(alignments.target_norm)
+        values = self.moments.average * alignments.target_norm**2
+        return replace(alignments, values=torch.where(known, values, alignments.values))
+
+    @property
+    def signal_to_noise(self) -> Tensor | None:
+        """Size of each domain's average over its standard error, ``[k]``; NaN before the second measurement."""
+        return None if self.moments is None else self.moments.average.abs() / self.moments.standard_error
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments."""
+        return {} if self.moments is None else {**vars(self.moments), "usual": self.usual.as_tensor()}
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> "AlignmentAverages":
+        """The inverse of :meth:`state_dict`."""
+        if not state or state["mean"] is None:
+            return cls()
+        fields = {name: value for name, value in state.items() if name != "usual"}
+        # earlier checkpoints have none
+        usual = UsualNorm.from_tensor(state["usual"]) if "usual" in state else UsualNorm()
+        return cls(Moments(**fields), usual)

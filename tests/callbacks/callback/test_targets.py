@@ -1,0 +1,123 @@
+"""Several targets, mixtures of domains, and what rules are told of repetition."""
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_dga import DynamicGradientAlignment, MixtureDataModule
+from lightning_dga.reweighting import DGA, DistributionReweighting, Static
+from tests.helpers.reference import gradient
+from tests.helpers.toys import Plain, Points, mixture, trainer
+
+BASIS = {"first": [0.5, 0.5, 0.0], "last": [0.0, 0.0, 1.0]}
+ESTIMATORS = ["backward", "finite_difference", "batched"]
+
+
+class BySample(Plain):
+    def alignment_loss(self, batch):
+        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
+
+
+class Compare(Callback):
+    """The reference's alignments at the parameters of step 2: ``probes(data)`` are the targets' and the domains'."""
+
+    def __init__(self, probes):
+        self.probes = probes
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 2:
+            targets, domains, k = self.probes(trainer.datamodule)
+
+            def of(probes):
+                return gradient(pl_module, Plain.loss, [(len(p.domains), p.batch) for p in probes])
+
+            rows = [of([p for p in domains if p.domains[0] == row]) for row in range(k)]
+            self.expected = torch.stack(rows) @ torch.stack([of(list(target)) for target in targets], 1)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_alignments_with_several_targets_are_a_matrix(estimator):
+    domains = {f"domain{i}": Points(i, 30 + i) for i in range(3)}
+    data = MixtureDataModule(domains, {"x": Points(1, 12), "y": Points(2, 9)}, batch_size=4, target_batch_size=5)
+    callback = DynamicGradientAlignment(2, estimator=estimator, rule="grape", probe_batch_size=3)
+    compare = Compare(
+        lambda data: ([data.probes(0, 3, target=n).target() for n in (0, 1)], list(data.probes(0, 3).by_domain()), 3)
+    )
+    trainer(callback, compare, max_steps=2).fit(BySample(), datamodule=data)
+    found = callback.alignments
+    torch.testing.assert_close(found.by_target, compare.expected, rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(found.values, found.by_target.mean(1))
+    assert found.targets == ("x", "y") and len(set(found.target_losses.tolist())) == 2
+    assert callback._progress.rule["targets"].sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, "auto"])
+def test_alignments_of_a_basis_are_those_of_samples_drawn_from_it(tmp_path, estimator):
+    logger = CSVLogger(tmp_path)
+    rule = DistributionReweighting(Static(), BASIS)
+    callback = DynamicGradientAlignment(2, estimator=estimator, rule=rule, probe_batch_size=4)
+
+    def probes(data):
+        mixtures = rule.mixtures(data.domain_names)
+        return [data.probes(0, 4).target()], list(data.probes(0, 4, mixtures=mixtures).by_domain()), 2
+
+    compare, data = Compare(probes), mixture(batch_size=32)
+    trainer(callback, compare, max_steps=2, logger=logger).fit(BySample(), datamodule=data)
+    torch.testing.assert_close(callback.alignments.values, compare.expected[:, 0], rtol=2e-3, atol=1e-4)
+    assert data.weights.tolist() == pytest.approx([0.25, 0.25, 0.5])
+    header = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"dga/alignment/first", "dga/alignment/last", "dga/weight/domain0"} <= set(header)
+
+
+@pytest.mark.parametrize("several", ["targets", "mixtures"])
+def test_a_step_estimator_cannot_measure_them(several):
+    rule = DistributionReweighting(DGA(), BASIS) if several == "mixtures" else "dga"
+    domains = {f"domain{i}": Points(i, 30) for i in range(3)}
+    targets = {"x": Points(1, 12), "y": Points(2, 9)} if several == "targets" else Points(1, 12)
+    data = MixtureDataModule(domains, targets, batch_size=4)
+    with pytest.raises(MisconfigurationException, match="neither mixtures of domains, nor several targets"):
+        trainer(DynamicGradientAlignment(2, estimator="in_step", rule=rule)).fit(BySample(), datamodule=data)
+
+
+class Note(Static):
+    """Notes what it is told."""
+
+    def start(self, domain_names, weights, exposure):
+        self.__dict__["seen"] = [exposure]
+        return weights, {}
+
+    def update(self, weights, alignments, state, exposure):
+        self.seen.append(exposure)
+        return weights, state
+
+
+@pytest.mark.parametrize(
+    ("limits", "planned"),
+    [
+        ({"max_steps": 6}, 6 * 2 * 4),
+        ({"max_steps": -1, "max_epochs": 2}, 2 * 6 * 4),
+        ({"max_steps": 100, "max_epochs": 2}, 2 * 6 * 4),
+    ],
+)
+def test_rules_are_told_of_repetition_and_of_the_length_of_the_run(limits, planned):
+    rule = Note()
+    callback = DynamicGradientAlignment(2, estimator="backward", rule=rule)
+    data = mixture(batches_per_epoch=6)
+    trainer(callback, accumulate_grad_batches=2, **limits).fit(Plain(), datamodule=data)
+    assert {one.planned for one in rule.seen} == {planned}
+    assert [int(one.seen.sum()) for one in rule.seen[:3]] == [0, 16, 32]
+    assert rule.seen[0].sizes.tolist() == [40, 41, 42]
+
+
+def test_a_run_without_end_has_no_planned_length():
+    rule = Note()
+
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step >= 4
+
+    callback = DynamicGradientAlignment(2, estimator="backward", rule=rule)
+    trainer(callback, Stop(), max_steps=-1).fit(Plain(), datamodule=mixture())
+    assert {one.planned for one in rule.seen} == {None}
