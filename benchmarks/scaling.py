@@ -1,8 +1,8 @@
 """What an update moves between processes, counted as it runs: python benchmarks/scaling.py [--quick] [--json FILE].
 
 Counts the elements of all tensors that go through collectives while a mixture is updated, on 2 and 4 processes of this
-machine, DDP and FSDP2, for some numbers of domains; and compares with `lightning_dga.cli.plan_costs`, by which larger runs are
-planned. In a network namespace of its own it also reads how many bytes went over the wire:
+machine, DDP and FSDP2, for some numbers of domains; and compares with `lightning_dga.cli.plan_costs`, by
+which larger runs are planned. In a network namespace of its own it also reads how many bytes went over the wire:
 unshare --net sh -c 'ip link set lo up; python benchmarks/scaling.py'.
 """
 

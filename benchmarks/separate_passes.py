@@ -42,7 +42,7 @@ class SeparatePasses:
         return Alignments.from_sums(*sums, target_loss=target_loss.item(), target_norm=norm, step=measurement.step)
 
     def _gradient(self, measurement: Measurement, probe: ProbeBatch) -> tuple[Tensor, Tensor]:
-        with gradients_set_aside([*measurement.parameters, *measurement.bystanders]):
+        with gradients_set_aside([*measurement.parameters, *measurement.excluded]):
             loss = measurement.loss(probe.batch)
             loss.backward()
             parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in measurement.parameters]

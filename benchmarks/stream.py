@@ -116,7 +116,7 @@ def update(quick: bool) -> Iterator[Row]:
                 started = time.process_time()
                 ours.set_weights(as_weights(weights, names))
                 middle = time.process_time()
-                ours.hand_over(ours.draw(DRAW))
+                ours.deliver(ours.draw(DRAW))
                 setting.append(1e3 * (middle - started))
                 drawing.append(1e3 * (time.process_time() - middle))
                 if number in (0, rounds - 1):
@@ -211,7 +211,7 @@ def soak(quick: bool) -> Iterator[Row]:
                 ours.set_weights(torch.from_numpy(np.random.default_rng(number).dirichlet(np.ones(k))))
             if number % 5000 == 0:
                 ours.state_dict()
-            ours.hand_over(ours.draw(BATCH))
+            ours.deliver(ours.draw(BATCH))
 
         yield from grown(f"composition, {sampling}", compose, batches, k, workers=0)
     batches, k, workers = (200 if quick else 10_000), 10, 4
@@ -310,7 +310,7 @@ def per_second(iterator: Iterator[Any], seconds: float, clock: Callable[[], floa
 def one_by_one(ours: Composition, size: int) -> Iterator[Any]:
     while True:
         draw = ours.draw(size)
-        ours.hand_over(draw)
+        ours.deliver(draw)
         yield draw
 
 

@@ -88,7 +88,7 @@ def our_composition(sampling: str) -> Callable[[np.ndarray], Iterator[Any]]:
         composition = Composition(torch.from_numpy(weights), sampling=sampling)
         while True:
             draw = composition.draw(DRAW)
-            composition.hand_over(draw)
+            composition.deliver(draw)
             yield draw
 
     return draws

@@ -24,7 +24,7 @@ import torch
 import training
 from training import command, trained
 
-from lightning_dga.core.data_budget import LOOKAHEAD, Exposure
+from lightning_dga.core.data_budget import LOOKAHEAD, DataBudget
 from lightning_dga.reweighting.repetition import EPOCHS, planned_samples, remaining
 
 # everything that QUIET and the scenarios derive from a limit is said again by its number
@@ -134,7 +134,7 @@ def share(domains: int, passes: float, lookahead: float | None, updates: int = 4
     shares[0] = 0.95
     step = passes * size / updates
     for _ in range(updates):
-        now = Exposure(seen, sizes, None if lookahead is not None else passes * size, ahead=step)
+        now = DataBudget(seen, sizes, None if lookahead is not None else passes * size, ahead=step)
         plan = planned_samples(shares, now, EPOCHS, shares > 0, lookahead or LOOKAHEAD)
         seen = seen + step * remaining(plan, seen)
     return (seen[0] / seen.sum()).item()

@@ -139,7 +139,7 @@ def _meet() -> None:
         _meetings[-1].meet()
 
 
-def sum_over_processes_(tensor: Tensor) -> Tensor:
+def all_reduce_(tensor: Tensor) -> Tensor:
     """Sums a tensor over all processes, in place; every process must call it, with the same shape."""
     if is_distributed():
         _meet()
@@ -147,12 +147,12 @@ def sum_over_processes_(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def on_any_process(flag: bool, device: torch.device) -> bool:
+def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether a flag is set on any process, so that all decide alike; every process must call it."""
-    return bool(sum_over_processes_(torch.tensor(float(flag), device=device)).item())
+    return bool(all_reduce_(torch.tensor(float(flag), device=device)).item())
 
 
-def from_first_process(tensor: Tensor, device: torch.device) -> Tensor:
+def broadcast(tensor: Tensor, device: torch.device) -> Tensor:
     """The first process's copy of a small CPU tensor, so that all hold bit-identical values whatever their hardware."""
     if not is_distributed():
         return tensor
@@ -167,12 +167,12 @@ def gather_objects(value: Any) -> list[Any]:
     if not is_distributed():
         return [value]
     _meet()
-    gathered: list[Any] = [None] * world_size()
-    dist.all_gather_object(gathered, value)
-    return gathered
+    full_tensor: list[Any] = [None] * world_size()
+    dist.all_gather_object(full_tensor, value)
+    return full_tensor
 
 
-def differing_processes(values: Tensor, device: torch.device) -> list[int]:
+def differing_ranks(values: Tensor, device: torch.device) -> list[int]:
     """The processes whose numbers are not those of the most, so that they must not go on together.
 
     One collective of twice as many numbers, and a second only where there is a difference.
@@ -198,7 +198,7 @@ def differing_processes(values: Tensor, device: torch.device) -> list[int]:
 _boards = count()
 
 
-class Board:
+class StatusStore:
     """Short notes, one of each process, which any process can read while the others do whatever they do.
 
     Every process must make as many boards; each is empty at first.
@@ -244,7 +244,7 @@ def _default_store() -> Any:
         return store
 
 
-class Ballot:
+class AsyncAgreement:
     """Lets processes agree on a small number at every step, without waiting for one another.
 
     The largest vote wins. It is counted on CPUs while training goes on, and told a step later; so training's devices
@@ -333,7 +333,7 @@ class Agreement:
             self._group = self._compared = None
 
 
-def leave_together() -> None:
+def destroy_process_group() -> None:
     """Ends the process group when all processes are done with it; one that just exits can abort the others."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -345,7 +345,7 @@ def is_sharded(parameters: Iterable[Tensor]) -> bool:
     return dist.is_available() and any(isinstance(parameter, DTensor) for parameter in parameters)
 
 
-def local_part(tensor: Tensor) -> Tensor:
+def to_local(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor: all of it, where it is not spread over processes."""
     return tensor.to_local() if dist.is_available() and isinstance(tensor, DTensor) else tensor
 
@@ -383,7 +383,7 @@ def reshard(module: nn.Module) -> None:
             child.reshard()
 
 
-def holders(tensor: Tensor) -> int:
+def replicas(tensor: Tensor) -> int:
     """How many processes hold the part of a tensor that this one holds."""
     if not (dist.is_available() and isinstance(tensor, DTensor)):
         return world_size()
@@ -393,7 +393,7 @@ def holders(tensor: Tensor) -> int:
     return world_size() // parts
 
 
-def gathered(part: Tensor, like: Tensor) -> Tensor:
+def full_tensor(part: Tensor, like: Tensor) -> Tensor:
     """The whole tensor that this is a part of, spread as ``like`` is; every process of its mesh must call it."""
     if not (dist.is_available() and isinstance(like, DTensor)):
         return part.view(like.shape)

@@ -5,12 +5,12 @@ import torch
 
 from lightning_dga.distributed import (
     PeerFailure,
+    all_reduce_,
+    any_rank,
+    broadcast,
     failing_together,
-    from_first_process,
     known_to_all,
-    on_any_process,
     rank,
-    sum_over_processes_,
 )
 from tests.helpers.processes import together
 
@@ -39,9 +39,9 @@ def measures(fails_at, error=ValueError):
 
     with failing_together(CPU, (Refused,)):
         work(0)
-        sum_over_processes_(torch.ones(1000))
+        all_reduce_(torch.ones(1000))
         work(1)
-        from_first_process(torch.ones(3), CPU)
+        broadcast(torch.ones(3), CPU)
         work(2)
     return "done"
 
@@ -49,7 +49,7 @@ def measures(fails_at, error=ValueError):
 def every_place():
     found = [raised(measures, place) for place in range(3)]
     # they are still in step
-    return found, measures(None), sum_over_processes_(torch.ones(1)).item()
+    return found, measures(None), all_reduce_(torch.ones(1)).item()
 
 
 def test_an_error_of_one_process_is_raised_on_all_wherever_it_comes():
@@ -61,7 +61,7 @@ def test_an_error_of_one_process_is_raised_on_all_wherever_it_comes():
 
 
 def refusals():
-    return raised(measures, 1, Refused), sum_over_processes_(torch.ones(1)).item()
+    return raised(measures, 1, Refused), all_reduce_(torch.ones(1)).item()
 
 
 def test_a_refusal_of_one_process_is_one_of_all():
@@ -76,9 +76,9 @@ def one_inside_another():
             except (ValueError, PeerFailure):
                 if not caught:
                     raise
-            return on_any_process(rank() == 2, CPU)
+            return any_rank(rank() == 2, CPU)
 
-    return outer(caught=True), raised(lambda: outer(caught=False)), sum_over_processes_(torch.ones(1)).item()
+    return outer(caught=True), raised(lambda: outer(caught=False)), all_reduce_(torch.ones(1)).item()
 
 
 def test_an_error_that_all_know_is_told_once():
@@ -92,7 +92,7 @@ def several_at_once():
         with failing_together(CPU, (Refused,)):
             if rank() > 0:
                 raise (Refused, ValueError)[rank() - 1](f"rank {rank()}")
-            sum_over_processes_(torch.ones(2))
+            all_reduce_(torch.ones(2))
 
     return raised(fail)
 

@@ -37,7 +37,7 @@ class Measurement:
     probes: Probes
     num_domains: int
     step: int
-    bystanders: Sequence[nn.Parameter] = ()
+    excluded: Sequence[nn.Parameter] = ()
     training_loss: ProbeLoss | None = None
     preconditioner: Preconditioner | None = None
 

@@ -31,8 +31,8 @@ from lightning_dga.callbacks.steps import TrainingSteps
 from lightning_dga.callbacks.watchdog import Watchdog
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.core.arguments import an_object, number, one_of, positive_integer
-from lightning_dga.core.data_budget import Exposure
-from lightning_dga.distributed import Agreement, differing_processes, from_first_process
+from lightning_dga.core.data_budget import DataBudget
+from lightning_dga.distributed import Agreement, broadcast, differing_ranks
 from lightning_dga.engine import advice
 from lightning_dga.engine.alignment_averages import AlignmentAverages
 from lightning_dga.engine.measurement import Measurer, Settings, loss_scale
@@ -433,7 +433,7 @@ class DynamicGradientAlignment(Callback):
                 averages = averages.updated(alignments, self.alignment_ema if self.alignment_ema < 1 else _NOISE_EMA)
                 seen = averages.smoothed(alignments) if self.alignment_ema < 1 else alignments
             weights, state = self.rule.update(weights, seen, state, exposure)
-            weights = from_first_process(weights, pl_module.device)
+            weights = broadcast(weights, pl_module.device)
         staleness = mixture.staleness
         self._commit(
             replace(
@@ -611,7 +611,7 @@ def _checksum(mixture: Mixture) -> int:
 def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> None:
     """Ends the run where processes would go on with different mixtures; costs a few numbers."""
     held = torch.tensor([mixture.weights_version, _checksum(mixture), update])
-    others = differing_processes(held, device)
+    others = differing_ranks(held, device)
     if others:
         raise RuntimeError(
             f"Processes {others[:8]} hold other weights than the rest at update {update}; this one has version "
@@ -619,12 +619,12 @@ def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> Non
         )
 
 
-def _exposure(trainer: Any, every_n_steps: int | None) -> Exposure:
+def _exposure(trainer: Any, every_n_steps: int | None) -> DataBudget:
     mixture = _mixture(trainer)
     sizes = mixture.domain_sizes.double()
     known = torch.where(sizes > 0, sizes, torch.inf)
     length = run_length(trainer, mixture, every_n_steps)
-    return Exposure(
+    return DataBudget(
         mixture.samples_seen.double(), known, length.planned, length.least, length.period, length.may_end_early
     )
 

@@ -17,7 +17,7 @@ from typing_extensions import override
 from lightning_dga._lightning import Checkpoint, rank_zero_info, rank_zero_warn
 from lightning_dga.atomic import flush_to_disk
 from lightning_dga.callbacks.checkpoints import newest_checkpoint
-from lightning_dga.distributed import Ballot
+from lightning_dga.distributed import AsyncAgreement
 
 __all__ = ["EXIT_STATUS", "Preempted", "Preemption", "is_slurm_job", "newest_checkpoint", "was_requeued"]
 
@@ -77,7 +77,7 @@ class Preemption(Checkpoint):
         self._wanted = _GO_ON
         self._name = ""
         self._step = -1
-        self._ballot: Ballot | None = None
+        self._ballot: AsyncAgreement | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -100,7 +100,7 @@ class Preemption(Checkpoint):
         self._listen()
         self._training = True
         self._step = trainer.global_step
-        self._ballot = Ballot()
+        self._ballot = AsyncAgreement()
 
     @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

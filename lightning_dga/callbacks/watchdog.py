@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from lightning_dga.distributed import (
-    Board,
     PeerFailure,
+    StatusStore,
     failing_together,
     is_distributed,
     known_to_all,
@@ -51,14 +51,14 @@ class Watchdog:
         self._beats = 0
         self._ended, self._changed = threading.Event(), threading.Event()
         self._main = threading.get_ident()
-        self._board: Board | None = None
+        self._board: StatusStore | None = None
         # a thousand processes leave no more than a hundred notes a second
         self._interval = min(max(1.0, world_size() / 100), timeout / 4, 10.0)
 
     def start(self) -> None:
         """Starts to leave notes, where there are other processes."""
         if is_distributed() and self._board is None:
-            self._board = Board()
+            self._board = StatusStore()
             threading.Thread(target=self._watch, daemon=True, name="dga-watchdog").start()
 
     def stop(self) -> None:

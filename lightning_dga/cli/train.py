@@ -41,7 +41,7 @@ from lightning_dga.cli.run_lock import sole_writer
 from lightning_dga.cli.run_settings import changed_settings, check_fits
 from lightning_dga.cli.trainer_settings import fitting_callbacks, make_trainer
 from lightning_dga.data.errors import DataError
-from lightning_dga.distributed import leave_together
+from lightning_dga.distributed import destroy_process_group
 from lightning_dga.report import comparison, page
 from lightning_dga.report.run_folder import (
     CHECKPOINTS,
@@ -127,9 +127,9 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
             metrics = _fit_and_test(config, folder, callbacks, checkpoint)
         except Preempted as end:
             if end.together:
-                leave_together()
+                destroy_process_group()
             raise
-    leave_together()
+    destroy_process_group()
     return metrics
 
 

@@ -1,1 +1,1 @@
-"""The values that the other subpackages hand to one another: alignments, weights, data budget, basis. No I/O but a basis file, no model."""
+"""The values that the other subpackages hand to one another: alignments, weights, data budget, basis."""

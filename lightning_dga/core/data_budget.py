@@ -13,7 +13,7 @@ _TRUSTED_PASSES, _DOUBTED_PASSES = 10.0, 16.0
 
 
 @dataclass(frozen=True)
-class Exposure:
+class DataBudget:
     """What a run has drawn of each domain so far, what the domains hold, and how long the run will be.
 
     Attributes:
@@ -33,7 +33,7 @@ class Exposure:
     least: float = 0.0
     ahead: float | None = None
     may_end_early: bool = False
-    of_domains: "Exposure | None" = None
+    of_domains: "DataBudget | None" = None
 
     @property
     def epochs(self) -> Tensor:
@@ -68,7 +68,7 @@ class Exposure:
         passes = planned / self.sizes.sum().item()
         return min(max((_DOUBTED_PASSES - passes) / (_DOUBTED_PASSES - _TRUSTED_PASSES), 0.0), 1.0)
 
-    def of_mixtures(self, mixtures: Tensor) -> "Exposure":
+    def of_mixtures(self, mixtures: Tensor) -> "DataBudget":
         """The same of mixtures of the domains, each taken for a domain.
 
         A mixture holds as many samples as make its samples seen once on average, if all are drawn from it; and as many

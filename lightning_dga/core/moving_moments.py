@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Moments:
+class MovingMoments:
     """First and second moments of k numbers; all fields are ``[k]`` float64.
 
     Attributes:
@@ -24,25 +24,25 @@ class Moments:
     weight_square: Tensor
 
     @classmethod
-    def of_none(cls, size: int) -> "Moments":
+    def zeros(cls, size: int) -> "MovingMoments":
         """Before the first measurement."""
         return cls(*(torch.zeros(size, dtype=torch.float64) for _ in range(4)))
 
-    def bounded(self, largest: float) -> "Moments":
+    def bounded(self, largest: float) -> "MovingMoments":
         """The moments of numbers that were no larger than this: averages are cut to it.
 
         Args:
             largest: Largest absolute value.
         """
         most = largest * self.weight
-        return Moments(
+        return MovingMoments(
             mean=self.mean.clamp(-most, most),
             square=self.square.clamp(max=largest * most),
             weight=self.weight,
             weight_square=self.weight_square,
         )
 
-    def updated(self, values: Tensor, measured: Tensor, share: float) -> "Moments":
+    def updated(self, values: Tensor, measured: Tensor, share: float) -> "MovingMoments":
         """With a measurement taken in.
 
         Args:
@@ -52,7 +52,7 @@ class Moments:
         """
         values = torch.where(measured, values, 0.0)
         new = torch.where(measured, share, 0.0).double()
-        return Moments(
+        return MovingMoments(
             mean=(1 - new) * self.mean + new * values,
             square=(1 - new) * self.square + new * values.square(),
             weight=(1 - new) * self.weight + new,

@@ -80,8 +80,8 @@ class MixtureDataModule(LightningDataModule):
         multiprocessing_context: How workers start: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
 
     Raises:
-        ValueError: If ``weights`` are not usable (see :func:`~lightning_dga.core.weights.as_weights`), a domain is empty,
-            two share a name, or a size is not positive.
+        ValueError: If ``weights`` are not usable (see :func:`~lightning_dga.core.weights.as_weights`), a domain is
+            empty, two share a name, or a size is not positive.
 
     Example:
         >>> import torch

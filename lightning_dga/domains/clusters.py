@@ -15,7 +15,7 @@ from lightning_dga.domains.embed import EMBED, EMBEDDING, VECTORS
 from lightning_dga.domains.embedding import Embedding, load_embedding
 from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.kept import read_array
-from lightning_dga.domains.resumable_stage import Stage, read_summary
+from lightning_dga.domains.resumable_stage import ResumableStage, read_summary
 from lightning_dga.domains.tree import ClusterTree
 
 CLUSTER = "cluster"
@@ -61,7 +61,7 @@ def cluster_corpus(
         "library": library,
         "embedded": _embedded(folder),
     }
-    stage = Stage(folder, CLUSTER, settings)
+    stage = ResumableStage(folder, CLUSTER, settings)
     if overwrite:
         stage.discard()
     if stage.is_whole():

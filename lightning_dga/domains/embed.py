@@ -13,8 +13,8 @@ from lightning_dga.core.document_digest import DocumentDigest
 from lightning_dga.domains.embedding import Embedding, load_embedding, save_embedding
 from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.kept import read_json
-from lightning_dga.domains.resumable_array import RowFile
-from lightning_dga.domains.resumable_stage import Stage
+from lightning_dga.domains.resumable_array import ResumableArray
+from lightning_dga.domains.resumable_stage import ResumableStage
 
 EMBED = "embed"
 VECTORS = "embeddings.npy"
@@ -54,7 +54,7 @@ def embed_corpus(
     Raises:
         DomainsError: If there is no document, or the folder holds vectors of other settings.
     """
-    stage = Stage(folder, EMBED, {**settings, "fit_documents": fit_documents, "seed": seed})
+    stage = ResumableStage(folder, EMBED, {**settings, "fit_documents": fit_documents, "seed": seed})
     if overwrite:
         stage.discard()
     if stage.is_whole():
@@ -73,7 +73,7 @@ def embed_corpus(
     # as later readers will have it, also in the process that fitted it
     embedding = load_embedding(folder / EMBEDDING)
     total = sum(found["documents"].values())
-    rows = RowFile(folder / VECTORS, (total, embedding.dimensions), stage.partial / "rows.json")
+    rows = ResumableArray(folder / VECTORS, (total, embedding.dimensions), stage.partial / "rows.json")
     documents = islice(chain.from_iterable(sources.values()), rows.done, total)
     with tqdm(total=total, initial=rows.done, desc="embedding", unit=" documents", disable=not progress) as bar:
         while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):

@@ -9,7 +9,7 @@ from lightning_dga.atomic import write_json
 from lightning_dga.domains.kept import read_json
 
 
-class RowFile:
+class ResumableArray:
     """A ``.npy`` file of float32, filled row by row.
 
     Args:

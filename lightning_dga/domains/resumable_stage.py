@@ -9,7 +9,7 @@ from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.kept import read_json
 
 
-class Stage:
+class ResumableStage:
     """One stage, known by its name.
 
     ``<name>.json`` marks that it is whole, and says with what settings it was made; ``<name>.partial`` holds what is

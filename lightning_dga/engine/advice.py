@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting import PaperDGA, Static
 
 # of the run: a mixture that needs longer to move is late for most of it
@@ -50,7 +50,7 @@ def before_training(rule: Any, every_n_steps: int, updates: float | None) -> Ite
         )
 
 
-def in_training(names: Sequence[str], weights: Tensor, exposure: Exposure, *, moving: bool) -> Iterator[Advice]:
+def in_training(names: Sequence[str], weights: Tensor, exposure: DataBudget, *, moving: bool) -> Iterator[Advice]:
     """Advice on a mixture.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.moving_moments import Moments
+from lightning_dga.core.moving_moments import MovingMoments
 from lightning_dga.core.usual_norm import UsualNorm, is_size
 
 
@@ -24,7 +24,7 @@ class AlignmentAverages:
         usual: The usual norm.
     """
 
-    moments: Moments | None = None
+    moments: MovingMoments | None = None
     usual: UsualNorm = field(default_factory=UsualNorm)
 
     def updated(self, alignments: Alignments, ema: float) -> "AlignmentAverages":
@@ -34,7 +34,7 @@ class AlignmentAverages:
             alignments: The measurement.
             ema: Its share.
         """
-        earlier = self.moments or Moments.of_none(len(alignments.values))
+        earlier = self.moments or MovingMoments.zeros(len(alignments.values))
         if not is_size(alignments.target_norm):
             return AlignmentAverages(earlier, self.usual)
         usual = self.usual.updated(alignments.target_norm, ema)
@@ -66,4 +66,4 @@ class AlignmentAverages:
         fields = {name: value for name, value in state.items() if name != "usual"}
         # earlier checkpoints have none
         usual = UsualNorm.from_tensor(state["usual"]) if "usual" in state else UsualNorm()
-        return cls(Moments(**fields), usual)
+        return cls(MovingMoments(**fields), usual)

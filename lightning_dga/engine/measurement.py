@@ -349,7 +349,7 @@ class Measurer:
                 pl_module,
                 probe_loss(trainer, pl_module, find_loss(pl_module, settings.loss_fn), probes.origin),
                 parameters=[p for name, p in trainable if pattern.search(name)],
-                bystanders=[p for name, p in trainable if not pattern.search(name)],
+                excluded=[p for name, p in trainable if not pattern.search(name)],
                 probes=probes,
                 num_domains=k,
                 step=trainer.global_step,

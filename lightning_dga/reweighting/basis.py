@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.core.basis import Basis
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.core.weights import WeightsLike, as_weights
 from lightning_dga.reweighting.rule import Rule, RuleState
 
@@ -57,14 +57,14 @@ class DistributionReweighting:
     def _columns(self) -> Mapping[str, WeightsLike | Any]:
         return Basis.load(Path(self.basis)).columns if isinstance(self.basis, str | Path) else self.basis
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`. The data module's weights do not enter; w is uniform."""
         mixtures = self.mixtures(domain_names)
         w, inner = self.rule.start(self.names, as_weights(None, self.names), exposure.of_mixtures(mixtures))
         return _on_domains(w, mixtures), _outer(w, mixtures, inner)
 
     def update(
-        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`; the alignments are those of the N distributions."""
         mixtures = state["mixtures"]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import LOOKAHEAD, Exposure
-from lightning_dga.core.moving_moments import Moments
+from lightning_dga.core.data_budget import LOOKAHEAD, DataBudget
+from lightning_dga.core.moving_moments import MovingMoments
 from lightning_dga.core.usual_norm import UsualNorm, is_size
 from lightning_dga.core.weights import as_weights
 from lightning_dga.reweighting.mirror import check_ema, check_step_size
@@ -42,7 +42,7 @@ class DGA:
     3. *What is drawn.* The shares are turned into a plan of the whole run, in which no domain is repeated more than
        ``epochs`` times oftener than another (:mod:`lightning_dga.reweighting.repetition`), and the weights are what the
        plan still lacks. A run that may end at any moment is planned a little ahead of where it is
-       (:class:`~lightning_dga.core.data_budget.Exposure`).
+       (:class:`~lightning_dga.core.data_budget.DataBudget`).
 
     Nothing accumulates: weights come back when alignments do.
 
@@ -75,21 +75,21 @@ class DGA:
         check_epochs(self.epochs)
         check_lookahead(self.lookahead)
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         prior = weights if self.prior is None else _prior(self.prior, domain_names, weights)
         state = {
             "base": weights,
             "prior": prior,
             "log_norm": UsualNorm().as_tensor(),
-            **vars(Moments.of_none(len(weights))),
+            **vars(MovingMoments.zeros(len(weights))),
         }
         drawn = self._drawn(prior, state, exposure)
         # not to the last bit another mixture than the user's, where it means the same
         return weights if torch.allclose(drawn, weights) else drawn, state
 
     def update(
-        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was never measured is an average one.
 
@@ -106,7 +106,7 @@ class DGA:
         state = {**state, "log_norm": usual.as_tensor(), **vars(moments)}
         return self._drawn(self._shares(state, moments, usual.value), state, exposure), state
 
-    def _shares(self, state: RuleState, moments: Moments, usual: float) -> Tensor:
+    def _shares(self, state: RuleState, moments: MovingMoments, usual: float) -> Tensor:
         base, prior = state["base"], state["prior"]
         known = (moments.weight > 0) & (base > 0)
         if not known.any():
@@ -132,7 +132,7 @@ class DGA:
         trust = trust * (2 * own / enough).clamp(0, 1)
         return trust * prior + (1 - trust) * q
 
-    def _drawn(self, shares: Tensor, state: RuleState, exposure: Exposure) -> Tensor:
+    def _drawn(self, shares: Tensor, state: RuleState, exposure: DataBudget) -> Tensor:
         plan = planned_samples(shares, exposure, self.epochs, state["base"] > 0, self.lookahead)
         return remaining(plan, exposure.seen)
 
@@ -144,5 +144,5 @@ def _prior(prior: Any, domain_names: Sequence[str], weights: Tensor) -> Tensor:
     return shares / shares.sum()
 
 
-def _moments(state: RuleState) -> Moments:
-    return Moments(**{name: state[name] for name in ("mean", "square", "weight", "weight_square")})
+def _moments(state: RuleState) -> MovingMoments:
+    return MovingMoments(**{name: state[name] for name in ("mean", "square", "weight", "weight_square")})

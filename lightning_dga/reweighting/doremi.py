@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.core.weights import in_order
 from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
 from lightning_dga.reweighting.odm import domain_losses
@@ -45,14 +45,14 @@ class DoReMi:
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"`smoothing` must be in [0, 1), got {self.smoothing}.")
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         given = self.reference is not None
         reference = in_order(self.reference, domain_names, argument="reference") if given else torch.zeros_like(weights)
         return weights, {"reference": reference, "allowed": weights > 0, "unsmoothed": weights}
 
     def update(
-        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured has no excess.
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.core.weights import as_weights
 from lightning_dga.reweighting.repetition import EPOCHS, check_epochs, planned_samples
 from lightning_dga.reweighting.rule import RuleState
@@ -17,12 +17,12 @@ from lightning_dga.reweighting.rule import RuleState
 class Static:
     """Keeps the weights that the data module has; alignments are measured and logged only."""
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         return weights, {}
 
     def update(
-        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         return weights, state
@@ -32,7 +32,7 @@ class Static:
 class Uniform(Static):
     """Gives every domain the same weight."""
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         return as_weights(None, domain_names), {}
 
@@ -51,7 +51,7 @@ class Importance(Static):
 
     prior: Mapping[str, float] | Sequence[float] | Any = None
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         return _shares(self.prior, domain_names), {}
 
@@ -78,7 +78,7 @@ class WaterFilling(Static):
     def __post_init__(self) -> None:
         check_epochs(self.epochs)
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         shares = _shares(self.prior, domain_names)
         plan = planned_samples(shares, exposure, self.epochs, weights > 0)

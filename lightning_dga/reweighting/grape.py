@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
 from lightning_dga.reweighting.rule import RuleState
 
@@ -40,13 +40,13 @@ class Grape:
         if not 0 <= self.target_smoothing < 1:
             raise ValueError(f"`target_smoothing` must be in [0, 1), got {self.target_smoothing}.")
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         # how many targets there are shows with the first alignments
         return weights, {"targets": weights.new_empty(0)}
 
     def update(
-        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured keeps its logit."""
         by_target, losses = alignments.by_target, alignments.target_losses

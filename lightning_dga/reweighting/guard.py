@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting.mirror import check_step_size
 from lightning_dga.reweighting.rule import Rule, RuleState
 
@@ -38,13 +38,13 @@ class Guarded:
         check_step_size(self.most, "most")
         check_step_size(self.step_size)
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         weights, state = self.rule.start(domain_names, weights, exposure)
         return weights, {**state, "multiplier": torch.zeros(1, dtype=torch.float64)}
 
     def update(
-        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting.mirror import check_ema
 from lightning_dga.reweighting.rule import RuleState
 
@@ -36,13 +36,13 @@ class ODM:
         if not self.reward_scale > 0:
             raise ValueError(f"`reward_scale` must be positive, got {self.reward_scale}.")
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         zeros = torch.zeros_like(weights)
         return weights, {"allowed": weights > 0, "rewards": zeros, "updates": zeros[:1]}
 
     def update(
-        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`.
 

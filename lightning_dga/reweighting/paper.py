@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting.mirror import averaged, check_ema, check_step_size, stepped
 from lightning_dga.reweighting.rule import RuleState
 
@@ -39,12 +39,12 @@ class PaperDGA:
         if self.steps_from not in _READINGS:
             raise ValueError(f"`steps_from` must be one of {', '.join(_READINGS)}, got {self.steps_from!r}.")
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
         return weights, {"unsmoothed": weights}
 
     def update(
-        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured keeps its logit."""
         origin = state["unsmoothed"] if self.steps_from == "unsmoothed" else weights

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_dga.core.data_budget import LOOKAHEAD, Exposure
+from lightning_dga.core.data_budget import LOOKAHEAD, DataBudget
 
 # chosen on targets that no result reports: docs/rules.md
 EPOCHS = 8.0
@@ -37,7 +37,7 @@ def check_lookahead(lookahead: float) -> None:
 
 
 def planned_samples(
-    shares: Tensor, exposure: Exposure, epochs: float, allowed: Tensor, lookahead: float = LOOKAHEAD
+    shares: Tensor, exposure: DataBudget, epochs: float, allowed: Tensor, lookahead: float = LOOKAHEAD
 ) -> Tensor:
     """Samples to draw of each domain over the whole run, or up to the horizon where its end is not known.
 
@@ -51,7 +51,7 @@ def planned_samples(
         exposure: What the domains hold, and how long the run is.
         epochs: Most passes over a domain beyond those over any other.
         allowed: Which domains may be drawn, ``[k]`` bool.
-        lookahead: Of the horizon: :meth:`~lightning_dga.core.data_budget.Exposure.horizon`.
+        lookahead: Of the horizon: :meth:`~lightning_dga.core.data_budget.DataBudget.horizon`.
 
     Returns:
         Samples, ``[k]`` float64, summing to the horizon.

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 
 RuleState = dict[str, Tensor]
 
@@ -18,7 +18,7 @@ class Rule(Protocol):
     of tensors that a checkpoint can hold.
     """
 
-    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: Exposure) -> tuple[Tensor, RuleState]:
+    def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """The weights and state before the first update.
 
         Args:
@@ -33,7 +33,7 @@ class Rule(Protocol):
         ...
 
     def update(
-        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: Exposure
+        self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
         """One update.
 

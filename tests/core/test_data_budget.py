@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 
 
 def exposure(seen=0.0, sizes=(100.0, 200.0), planned=None, **of_run):
     seen, sizes = (torch.tensor(numbers, dtype=torch.float64) for numbers in ([seen, 0.0], sizes))
-    return Exposure(seen, sizes, planned, **of_run)
+    return DataBudget(seen, sizes, planned, **of_run)
 
 
 def test_a_credible_length_is_planned_as_a_whole():

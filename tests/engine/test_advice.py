@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_dga import DynamicGradientAlignment
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.engine import advice
 from lightning_dga.reweighting import DGA, Importance, PaperDGA, Static
 from tests.helpers.toys import Plain, mixture, trainer
@@ -51,7 +51,7 @@ def test_a_run_that_is_too_short_for_its_period_is_told_so(limits, said):
     ],
 )
 def test_a_mixture_that_repeats_too_much(weights, seen, moving, said):
-    exposure = Exposure(torch.tensor(seen).double(), torch.tensor([100.0, 100.0]).double(), None)
+    exposure = DataBudget(torch.tensor(seen).double(), torch.tensor([100.0, 100.0]).double(), None)
     found = list(advice.in_training(["a", "b"], torch.tensor(weights).double(), exposure, moving=moving))
     assert subjects(found) == said
     assert all(("'a'" if "one-hot" in said else "'b'") in one.message for one in found)

@@ -3,7 +3,7 @@
 import torch
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting import (
     DGA,
     ODM,
@@ -60,17 +60,17 @@ def of_two_targets(easy, hard, losses=(1.0, 4.0), norms=(1.0, 2.0)):
 
 
 def exposure(seen=(0, 0, 0), sizes=(100, 100, 100), planned=3000.0):
-    return Exposure(torch.tensor(seen).double(), torch.tensor(sizes).double(), planned)
+    return DataBudget(torch.tensor(seen).double(), torch.tensor(sizes).double(), planned)
 
 
 def run(rule, updates, weights=WEIGHTS, draws=60, sizes=(100, 100, 100), planned=3000.0):
     """Weights after the start and after each update, with ``draws`` samples drawn as the weights say between them."""
     seen = torch.zeros(len(weights)).double()
     sizes = torch.tensor(sizes).double()
-    weights, state = rule.start(NAMES[: len(weights)], weights, Exposure(seen, sizes, planned))
+    weights, state = rule.start(NAMES[: len(weights)], weights, DataBudget(seen, sizes, planned))
     history = [weights]
     for alignments in updates:
         seen = seen + draws * weights
-        weights, state = rule.update(weights, alignments, state, Exposure(seen, sizes, planned))
+        weights, state = rule.update(weights, alignments, state, DataBudget(seen, sizes, planned))
         history.append(weights)
     return history

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting import DGA, RULES, DoGE, DoReMi, Grape, Importance, PaperDGA, WaterFilling
 from tests.helpers.rules import EVERY_RULE, NAMES, WEIGHTS, exposure, of_two_targets, run
 
@@ -37,7 +37,7 @@ def test_weights_stay_on_the_simplex_in_float64(rule, updates, draws, planned):
 def test_weights_stay_on_the_simplex_after_many_updates(rule, updates):
     generator = torch.Generator().manual_seed(0)
     size = torch.tensor([100.0, 1000.0, torch.inf]).double()
-    weights, state = rule.start(NAMES, WEIGHTS, Exposure(torch.zeros(3).double(), size, 10.0 * updates))
+    weights, state = rule.start(NAMES, WEIGHTS, DataBudget(torch.zeros(3).double(), size, 10.0 * updates))
     seen = torch.zeros(3).double()
     for update, (numbers, big) in enumerate(
         zip(
@@ -52,7 +52,7 @@ def test_weights_stay_on_the_simplex_after_many_updates(rule, updates):
             torch.stack([values, -values], 1), losses, losses,
         )  # fmt: skip
         seen = seen + 10 * weights
-        weights, state = rule.update(weights, alignments, state, Exposure(seen, size, 10.0 * updates))
+        weights, state = rule.update(weights, alignments, state, DataBudget(seen, size, 10.0 * updates))
         if update % 100 == 0 or not weights.sum().isfinite():
             assert on_the_simplex(weights), (update, weights)
     assert on_the_simplex(weights)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.engine.alignment_averages import AlignmentAverages
 from lightning_dga.reweighting import DGA, DistributionReweighting, DoGE, Grape, Guarded, PaperDGA
 from tests.helpers.rules import EVERY_RULE, NAMES, UNIFORM, WEIGHTS, measured, of_two_targets, run
@@ -134,7 +134,7 @@ class AnyRule(RuleBasedStateMachine):
         self.weights, self.state = self.rule.start(NAMES, WEIGHTS, self.exposure())
 
     def exposure(self):
-        return Exposure(self.seen, self.sizes, self.planned, ahead=10.0)
+        return DataBudget(self.seen, self.sizes, self.planned, ahead=10.0)
 
     def update(self, alignments):
         self.weights, self.state = self.rule.update(self.weights, alignments, self.state, self.exposure())

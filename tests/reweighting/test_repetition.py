@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_dga.core.data_budget import Exposure
+from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting import DGA, WaterFilling
 from lightning_dga.reweighting.repetition import planned_samples, remaining
 from tests.helpers.rules import NAMES, UNIFORM, exposure
@@ -79,7 +79,7 @@ def share_of_the_best(passes, epochs=8.0, k=3, size=100.0, updates=200, **of_run
     shares = torch.eye(k, dtype=torch.float64)[0]
     step = passes * size / updates
     for _ in range(updates):
-        now = Exposure(seen, sizes, ahead=step, **of_run)
+        now = DataBudget(seen, sizes, ahead=step, **of_run)
         plan = planned_samples(shares, now, epochs, torch.ones(k, dtype=torch.bool))
         seen = seen + step * remaining(plan, seen)
     return (seen[0] / seen.sum()).item()
@@ -109,5 +109,5 @@ def test_the_exposure_of_a_mixture_is_that_of_its_samples():
     # 200 samples, half and half, go through both once
     assert found.sizes.tolist() == pytest.approx([100, 200, 50])
     assert found.horizon() == of_domains.horizon()
-    endless = Exposure(torch.zeros(1).double(), torch.tensor([torch.inf]).double())
+    endless = DataBudget(torch.zeros(1).double(), torch.tensor([torch.inf]).double())
     assert endless.of_mixtures(torch.ones(1, 1).double()).seen.tolist() == [0]

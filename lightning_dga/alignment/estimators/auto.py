@@ -11,13 +11,13 @@ from lightning_dga.alignment.estimator import Estimator, Measurement
 from lightning_dga.alignment.estimators.backward import Backward
 from lightning_dga.alignment.estimators.batched import Batched
 from lightning_dga.alignment.estimators.in_step import InStep
-from lightning_dga.alignment.estimators.self_test import RehearsedStep, SomeDomains, fault
+from lightning_dga.alignment.estimators.self_test import RehearsedStep, SomeDomains, mismatch
 from lightning_dga.alignment.gradients.target import target_gradient
 from lightning_dga.alignment.probing.compiled import is_compiled
 from lightning_dga.alignment.probing.loss import ProbeLoss
 from lightning_dga.alignment.step_estimator import StepEstimator
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.distributed import is_sharded, local_part, sum_over_processes_
+from lightning_dga.distributed import all_reduce_, is_sharded, to_local
 
 UPDATES_BETWEEN_TESTS = 25
 _TRIAL_SAMPLES = 32
@@ -111,7 +111,7 @@ class Auto:
             return "backward", reference
         enough = step.samples >= measurement.probes.samples
         if training_loss is not None and enough and prefer in (None, "in_step"):
-            problem = fault(RehearsedStep(InStep(), training_loss, pure=step.pure), few, expected)
+            problem = mismatch(RehearsedStep(InStep(), training_loss, pure=step.pure), few, expected)
             self.reasons["in_step"] = problem or "a training step holds enough samples of the domains"
             if problem is None:
                 return "in_step", InStep()
@@ -131,7 +131,7 @@ class Auto:
         passed = {}
         for name, make in self._candidates.items():
             estimator = make()
-            problem = fault(estimator, few, expected)
+            problem = mismatch(estimator, few, expected)
             if problem is None:
                 passed[name] = estimator
             else:
@@ -163,7 +163,7 @@ class Auto:
             )
         else:
             tested = estimator
-        problem = "training steps cannot be watched any more" if tested is None else fault(tested, few, expected)
+        problem = "training steps cannot be watched any more" if tested is None else mismatch(tested, few, expected)
         if problem is not None:
             self._chosen = self._choose(measurement, step, None, None)
             self.reasons[name] = f"no longer, after {self._updates} updates: {problem}"
@@ -185,8 +185,8 @@ def _runs(few: Measurement, estimators: Mapping[str, Estimator]) -> dict[str, in
         before = few.loss.runs
         measure(few)
         counts.append(few.loss.runs - before)
-    device = local_part(few.parameters[0]).device
-    target, *whole = sum_over_processes_(torch.tensor(counts, device=device)).tolist()
+    device = to_local(few.parameters[0]).device
+    target, *whole = all_reduce_(torch.tensor(counts, device=device)).tolist()
     return {name: runs - target for name, runs in zip(estimators, whole, strict=True)}
 
 
@@ -194,4 +194,4 @@ def _fingerprint(measurement: Measurement) -> Any:
     """What a choice holds for."""
     parameters = [(tuple(p.shape), p.dtype, is_sharded([p])) for p in measurement.parameters]
     compiled = [type(m) for m in measurement.module.modules() if is_compiled(m)]
-    return parameters, len(measurement.bystanders), compiled, measurement.loss.precision(measurement.parameters)
+    return parameters, len(measurement.excluded), compiled, measurement.loss.precision(measurement.parameters)

@@ -11,13 +11,13 @@ from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
 from lightning_dga.alignment.gradients.gradient import total, visit_gradients
 from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import TargetGradient, target_gradient
-from lightning_dga.alignment.per_sample.layer_products import Directions, checked_rank
+from lightning_dga.alignment.per_sample.layer_products import LayerProducts, checked_rank
 from lightning_dga.alignment.per_sample.plan import Plan, make_plan, signature
-from lightning_dga.alignment.per_sample.samples import Layer, MisfitError, attached, handled
+from lightning_dga.alignment.per_sample.samples import Layer, MisfitError, attached, per_sample_forwards
 from lightning_dga.alignment.probing.compiled import eagerly
 from lightning_dga.alignment.probing.probes import ProbeBatch
 from lightning_dga.core.alignments import Alignments, SampleAlignments
-from lightning_dga.distributed import sum_over_processes_
+from lightning_dga.distributed import all_reduce_
 
 
 class Batched:
@@ -26,7 +26,8 @@ class Batched:
     With ``z`` the derivative of a layer's output along the target gradient of its parameters, the layer adds
     ``<dL/dy_j, z_j>`` to the alignment of sample *j*. Parameters that are used outside of layers (a functional use of a
     tied weight, the experts of a mixture, recurrent layers) are measured by one backward pass for each domain, of
-    these parameters alone. Which is which is found by running the model; see :mod:`lightning_dga.alignment.per_sample.plan`.
+    these parameters alone. Which is which is found by running the model; see
+    :mod:`lightning_dga.alignment.per_sample.plan`.
 
     The loss has to give one value for each sample. Memory beyond a training step's is one gradient, whatever k is.
 
@@ -66,7 +67,7 @@ class _Passes:
 
     def __init__(self, measurement: Measurement, target: TargetGradient, plan: Plan, rank: int | None) -> None:
         self.plan = plan
-        self._directions = Directions(target.gradient, plan.layers, rank)
+        self._directions = LayerProducts(target.gradient, plan.layers, rank)
         self._measurement = measurement
         self._target = target
         self._sums = DomainSums(target, measurement.num_domains)
@@ -81,56 +82,56 @@ class _Passes:
                 '`estimator="backward"`.'
             )
         self._try(self._by_sample)
-        if self.plan.layers == layers and self.plan.leftovers:
+        if self.plan.layers == layers and self.plan.uncovered:
             self._try(self._leftovers_by_domain)
         if self.plan.layers != layers:
             return None
         alignments = self._sums.alignments(self._measurement.step)
         # a leftover's part is known of a domain only
-        return alignments if self.plan.leftovers else replace(alignments, samples=_joined(self._samples))
+        return alignments if self.plan.uncovered else replace(alignments, samples=_joined(self._samples))
 
     def _try(self, run: Callable[[], set[int]]) -> None:
         """Runs passes; then all processes take out of the plan what any of them found not to be as planned."""
         layers, parameters = self.plan.layers, self._measurement.parameters
-        misfit, leftovers = None, set(self.plan.leftovers)
+        misfit, uncovered = None, set(self.plan.uncovered)
         try:
-            leftovers |= run()
+            uncovered |= run()
         except MisfitError as error:
             if self._target.gradient.sharded:
                 raise  # the others wait for this process in the middle of a pass
             misfit = error.layer
-        found = [layer is misfit for layer in layers] + [index in leftovers for index in range(len(parameters))]
+        found = [layer is misfit for layer in layers] + [index in uncovered for index in range(len(parameters))]
         votes = self._target.gradient.accumulator(len(found))
-        somewhere = sum_over_processes_(votes + votes.new_tensor(found)).tolist()
-        plan = replace(self.plan, leftovers=frozenset(i for i, n in enumerate(somewhere[len(layers) :]) if n))
+        somewhere = all_reduce_(votes + votes.new_tensor(found)).tolist()
+        plan = replace(self.plan, uncovered=frozenset(i for i, n in enumerate(somewhere[len(layers) :]) if n))
         self.plan = plan.without(layer for layer, n in zip(layers, somewhere, strict=False) if n)
 
     def _by_sample(self) -> set[int]:
         """One pass for each batch; gives the parameters that autograd still found, which are leftovers."""
-        leftovers = set(self.plan.leftovers)
+        uncovered = set(self.plan.uncovered)
         for probe in self._measurement.probes.mixed():
-            dots, losses = self._one_batch(probe, leftovers)
+            dots, losses = self._one_batch(probe, uncovered)
             domains, indices = torch.from_numpy(probe.domains), torch.from_numpy(probe.indices)
             self._sums.add(domains, dots, losses, torch.ones_like(dots))
             values, losses = (part.to("cpu", torch.float64) for part in (dots, losses))
             self._samples.append(SampleAlignments(domains, indices, values, losses))
-        return leftovers
+        return uncovered
 
-    def _one_batch(self, probe: ProbeBatch, leftovers: set[int]) -> tuple[Tensor, Tensor]:
+    def _one_batch(self, probe: ProbeBatch, uncovered: set[int]) -> tuple[Tensor, Tensor]:
         """Alignments and losses of a batch's samples, ``[n]`` each; adds to the leftovers what else autograd finds."""
         measurement, loss = self._measurement, self._measurement.loss
         leaf = self._target.gradient.accumulator(len(probe.domains)).requires_grad_()
         dots = torch.zeros_like(leaf, requires_grad=False)
         # what is a leftover already need not be found again
-        rest = [index for index in range(len(measurement.parameters)) if index not in leftovers]
+        rest = [index for index in range(len(measurement.parameters)) if index not in uncovered]
 
         def visit(index: int, gradient: Tensor) -> None:
             if index == 0:
                 dots.add_(gradient)  # several times under reentrant checkpointing
             else:
-                leftovers.add(rest[index - 1])
+                uncovered.add(rest[index - 1])
 
-        with handled(self.plan.layers, len(leaf), partial(self._attach, leaf)):
+        with per_sample_forwards(self.plan.layers, len(leaf), partial(self._attach, leaf)):
             losses = loss.of_samples(probe.batch)
             leaves = [leaf, *(measurement.parameters[index] for index in rest)]
             visit_gradients(losses.sum() * loss.scale, leaves, visit, self._bystanders_of(leaves))
@@ -143,18 +144,18 @@ class _Passes:
     def _leftovers_by_domain(self) -> set[int]:
         """The reference's way for the leftovers alone, while their uses in layers stay hidden."""
         measurement, gradient = self._measurement, self._target.gradient
-        loss, leftovers = measurement.loss, sorted(self.plan.leftovers)
-        parameters = [measurement.parameters[index] for index in leftovers]
+        loss, uncovered = measurement.loss, sorted(self.plan.uncovered)
+        parameters = [measurement.parameters[index] for index in uncovered]
         # where parameters are sharded, backward passes sum over processes, and all make the same ones
         probes = measurement.probes.whole() if gradient.sharded else measurement.probes
         for probe in probes.by_domain():
             terms: list[Tensor] = []
 
             def visit(index: int, part: Tensor, terms: list[Tensor] = terms) -> None:
-                terms.append(gradient.term(leftovers[index], part))
+                terms.append(gradient.term(uncovered[index], part))
 
             leaf = gradient.accumulator(len(probe.domains)).requires_grad_()
-            with handled(self.plan.layers, len(leaf), partial(_attach_nothing, leaf)):
+            with per_sample_forwards(self.plan.layers, len(leaf), partial(_attach_nothing, leaf)):
                 mean = loss.of_samples(probe.batch).mean()
                 visit_gradients(mean * loss.scale, parameters, visit, self._bystanders_of(parameters))
             term = total(terms, like=gradient.buffers[0])[None] / loss.scale
@@ -165,7 +166,7 @@ class _Passes:
         """The trainable parameters whose gradients a pass is not to leave behind."""
         ids = set(map(id, leaves))
         measurement = self._measurement
-        return [p for p in (*measurement.parameters, *measurement.bystanders) if id(p) not in ids]
+        return [p for p in (*measurement.parameters, *measurement.excluded) if id(p) not in ids]
 
 
 def _attach_nothing(leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from lightning_dga.alignment.gradients.target import TargetGradient, target_grad
 from lightning_dga.alignment.probing.loss import MeanLossError, ProbeLoss
 from lightning_dga.alignment.probing.probes import ProbeBatch, Probes
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.distributed import holders, is_sharded, local_part, reshard, sum_over_processes_, world_size
+from lightning_dga.distributed import all_reduce_, is_sharded, replicas, reshard, to_local, world_size
 
 # the longest displacement to try, in units of the parameters' norm, and how often it is halved
 _LONGEST, _HALVINGS = 2.0**-5, 18
@@ -40,9 +40,9 @@ class FiniteDifference:
     - how far the loss that the two steps extrapolate to is from the loss at θ, which shows kinks,
     - one domain in rotation that is measured by the reference as well.
 
-    Where that is more than the tolerance of the precision in use (:data:`~lightning_dga.alignment.estimators.self_test.TOLERANCE`,
-    relative to the norm of all alignments), the step is chosen anew, and where none is right the measurement is
-    refused, and every one after it.
+    Where that is more than the tolerance of the precision in use
+    (:data:`~lightning_dga.alignment.estimators.self_test.TOLERANCE`, relative to the norm of all alignments), the step
+    is chosen anew, and where none is right the measurement is refused, and every one after it.
 
     Five forward passes cost more than forward and backward do, so this pays only where there are many domains, the loss
     tells samples apart, and :class:`~lightning_dga.alignment.Batched` cannot see the layers, as in recurrent networks.
@@ -171,7 +171,7 @@ def _best_step(measurement: Measurement, rows: "_Rows") -> float | None:
     for index, (long, short) in enumerate(pairwise(found)):
         for a, b in zip(long, short, strict=True):
             squares[index] += torch.stack([(a - b).square().sum(), b.square().sum()]).to(squares)
-    sum_over_processes_(squares)
+    all_reduce_(squares)
     errors = (squares[:, 0] / squares[:, 1]).sqrt().nan_to_num(math.inf, math.inf).tolist()
     best = min(range(len(errors)), key=errors.__getitem__)
     return _LONGEST / 2.0 ** (best + 1) if errors[best] < math.inf else None
@@ -235,7 +235,7 @@ class _Line:
     def __init__(self, module: nn.Module, target: TargetGradient, step: float) -> None:
         self._module = module
         self._target = target
-        self._parts = [local_part(parameter.detach()) for parameter in target.gradient.parameters]
+        self._parts = [to_local(parameter.detach()) for parameter in target.gradient.parameters]
         views = (target.gradient.view(parameter) for parameter in target.gradient.parameters)
         self._views = [view.view_as(part) for view, part in zip(views, self._parts, strict=True)]
         self._norm = target.norm
@@ -319,7 +319,7 @@ def _loss_of(batch: Any, losses: _Losses, target: TargetGradient) -> Tensor:
 
 def _norm(gradient: FlatGradient) -> float:
     """Of the parameters that a gradient is of, over all processes."""
-    parts = ((parameter, local_part(parameter.detach())) for parameter in gradient.parameters)
+    parts = ((parameter, to_local(parameter.detach())) for parameter in gradient.parameters)
     # a process that holds all parameters counts its share of them
-    terms = [part.double().square().sum() / holders(parameter) for parameter, part in parts]
-    return math.sqrt(sum_over_processes_(total(terms, like=gradient.buffers[0])).item())
+    terms = [part.double().square().sum() / replicas(parameter) for parameter, part in parts]
+    return math.sqrt(all_reduce_(total(terms, like=gradient.buffers[0])).item())

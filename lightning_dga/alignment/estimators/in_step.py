@@ -15,12 +15,12 @@ from lightning_dga.alignment.estimators.rehearsal import unlike_alone
 from lightning_dga.alignment.estimators.self_test import TOLERANCE
 from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import TargetGradient, target_gradient
-from lightning_dga.alignment.per_sample.layer_products import Directions, checked_rank
+from lightning_dga.alignment.per_sample.layer_products import LayerProducts, checked_rank
 from lightning_dga.alignment.per_sample.plan import Plan, make_plan, signature
-from lightning_dga.alignment.per_sample.watches import MixedWatch, PureWatch, Watch
+from lightning_dga.alignment.per_sample.watches import PerSampleWatch, SingleDomainWatch, Watch
 from lightning_dga.alignment.probing.compiled import is_compiled
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.distributed import on_any_process
+from lightning_dga.distributed import any_rank
 
 _INSTEAD = "Use `estimator='backward'`."
 _WATCHES_BETWEEN_CHECKS = 100
@@ -37,11 +37,11 @@ class _Open:
     target: TargetGradient
     sums: DomainSums
     plan: Plan | None
-    directions: Directions
+    directions: LayerProducts
     wanted: int
     seen: NDArray[np.int64] = field(repr=False)
     tolerance: float
-    fault: str | None = None
+    mismatch: str | None = None
 
 
 class InStep:
@@ -85,7 +85,7 @@ class InStep:
         if stale:
             add_domains(sums, target, measurement, stale)
         wanted = -(-measurement.probes.samples // measurement.num_domains)
-        directions = Directions(target.gradient, plan.layers if plan is not None else (), self._rank)
+        directions = LayerProducts(target.gradient, plan.layers if plan is not None else (), self._rank)
         tolerance = TOLERANCE[measurement.loss.precision(measurement.parameters)]
         if self._rank is not None:
             tolerance = max(tolerance, _TOLERANCE_OF_FACTORS)
@@ -102,7 +102,7 @@ class InStep:
         if opened is None:
             return
         if (domains == domains[0]).all():
-            self._watch = PureWatch(opened.target, domains, factor)
+            self._watch = SingleDomainWatch(opened.target, domains, factor)
             return
         assert opened.plan is not None
         rows = _rows_wanted(domains, opened.seen, opened.wanted)
@@ -111,7 +111,7 @@ class InStep:
             self._watched = domains[rows]
             checked = opened.tolerance if self._watches % _WATCHES_BETWEEN_CHECKS == 0 else None
             self._watches += 1
-            self._watch = MixedWatch(
+            self._watch = PerSampleWatch(
                 opened.target, opened.directions, opened.plan.layers, domains, rows, factor, checked
             )
 
@@ -124,7 +124,7 @@ class InStep:
             np.subtract.at(self._open.seen, self._watched, 1)
         else:
             self._watch.add_to(self._open.sums, loss)
-            self._open.fault = self._open.fault or self._watch.fault
+            self._open.mismatch = self._open.mismatch or self._watch.mismatch
         self._watch, self._watched = None, _NO_DOMAINS
 
     def finish(self, step: int) -> Alignments | None:
@@ -133,8 +133,8 @@ class InStep:
         self.abandon()
         if opened is None:
             return None
-        if on_any_process(opened.fault is not None, opened.target.gradient.buffers[0].device):
-            raise EstimatorRefusal(f"in_step: {opened.fault or 'another process found a fault'}. {_INSTEAD}")
+        if any_rank(opened.mismatch is not None, opened.target.gradient.buffers[0].device):
+            raise EstimatorRefusal(f"in_step: {opened.mismatch or 'another rank found a mismatch'}. {_INSTEAD}")
         return opened.sums.alignments(step)
 
     def abandon(self) -> None:
@@ -145,7 +145,7 @@ class InStep:
         self._watched = _NO_DOMAINS
 
     def _rehearse(
-        self, measurement: Measurement, target: TargetGradient, directions: Directions, plan: Plan, tolerance: float
+        self, measurement: Measurement, target: TargetGradient, directions: LayerProducts, plan: Plan, tolerance: float
     ) -> None:
         number, self._measurements = self._measurements, self._measurements + 1
         if number % _MEASUREMENTS_BETWEEN_REHEARSALS:
@@ -175,9 +175,9 @@ def _checked(plan: Plan, measurement: Measurement) -> Plan:
             "in_step: batch normalisation couples the samples of a training batch. Use batches of one domain, or "
             f"{_INSTEAD[4:]}"
         )
-    if plan.leftovers:
+    if plan.uncovered:
         names = {id(parameter): name for name, parameter in measurement.module.named_parameters()}
-        missed = sorted(names.get(id(measurement.parameters[index]), str(index)) for index in plan.leftovers)
+        missed = sorted(names.get(id(measurement.parameters[index]), str(index)) for index in plan.uncovered)
         shown = ", ".join(missed[:4]) + (", …" if len(missed) > 4 else "")
         raise EstimatorRefusal(
             f"in_step: not every use of {shown} can be seen sample by sample. Use batches of one domain, leave "

@@ -4,7 +4,7 @@ import torch
 
 from lightning_dga.alignment.estimator import Measurement
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.distributed import is_sharded, sum_over_processes_, world_size
+from lightning_dga.distributed import all_reduce_, is_sharded, world_size
 
 
 class Losses:
@@ -22,7 +22,7 @@ class Losses:
                 count = len(probe.domains)
                 value = loss(probe.batch, with_graph=False).to(sums)
                 sums[:, int(probe.domains[0])] += torch.stack([value * count, sums.new_tensor(count)])
-        losses, counts = sum_over_processes_(sums) / (world_size() if sharded else 1)
+        losses, counts = all_reduce_(sums) / (world_size() if sharded else 1)
         # a loss that is not finite is not measured, as with the other estimators
         counts = torch.where(losses.isfinite(), counts, 0.0)
         found = Alignments.from_sums(

@@ -11,11 +11,11 @@ from lightning_dga.alignment.estimators.backward import add_domains
 from lightning_dga.alignment.gradients.gradient import visit_gradients
 from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import TargetGradient
-from lightning_dga.alignment.per_sample.layer_products import Directions
+from lightning_dga.alignment.per_sample.layer_products import LayerProducts
 from lightning_dga.alignment.per_sample.samples import Layer
-from lightning_dga.alignment.per_sample.watches import MixedWatch
+from lightning_dga.alignment.per_sample.watches import PerSampleWatch
 from lightning_dga.alignment.probing.modes import training
-from lightning_dga.distributed import on_any_process
+from lightning_dga.distributed import any_rank
 
 _DOMAINS = 4
 
@@ -23,7 +23,7 @@ _DOMAINS = 4
 def unlike_alone(
     measurement: Measurement,
     target: TargetGradient,
-    directions: Directions,
+    directions: LayerProducts,
     layers: Sequence[Layer],
     tolerance: float,
     turn: int,
@@ -46,22 +46,22 @@ def unlike_alone(
     loss, k = measurement.training_loss or measurement.loss, measurement.num_domains
     domains = sorted({(turn * _DOMAINS + number) % k for number in range(_DOMAINS)})
     together, alone = DomainSums(target, k), DomainSums(target, k)
-    fault = None
+    mismatch = None
     with training(measurement.module):
         for probe in measurement.probes.mixed(domains, in_turn=True):
             rows = np.flatnonzero(probe.domains >= 0)
-            watch = MixedWatch(target, directions, layers, probe.domains, rows, loss.scale, tolerance)
+            watch = PerSampleWatch(target, directions, layers, probe.domains, rows, loss.scale, tolerance)
             try:
                 value = loss(probe.batch) * loss.scale
-                visit_gradients(value, measurement.parameters, _drop, measurement.bystanders)
+                visit_gradients(value, measurement.parameters, _drop, measurement.excluded)
             finally:
                 watch.remove()
             if value.requires_grad:
                 watch.add_to(together, value.detach())
-            fault = fault or watch.fault
+            mismatch = mismatch or watch.mismatch
         add_domains(alone, target, replace(measurement, loss=loss), domains)
-    if on_any_process(fault is not None, target.gradient.buffers[0].device):
-        return fault or "another process found a fault"
+    if any_rank(mismatch is not None, target.gradient.buffers[0].device):
+        return mismatch or "another process found a fault"
     found, expected = (sums.alignments(measurement.step).values for sums in (together, alone))
     scale = max(expected.nan_to_num().abs().max().item(), target.norm**2)
     worst = (found - expected).nan_to_num().abs().max().item() / scale if scale else 0.0

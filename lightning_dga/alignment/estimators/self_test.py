@@ -12,7 +12,7 @@ from lightning_dga.alignment.probing.loss import ProbeLoss
 from lightning_dga.alignment.probing.probes import ProbeBatch, Probes
 from lightning_dga.alignment.step_estimator import StepEstimator
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.distributed import failing_together, on_any_process
+from lightning_dga.distributed import any_rank, failing_together
 
 # the reference runs in the same precision, so both carry its rounding
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-2}
@@ -89,14 +89,14 @@ class RehearsedStep:
                 estimator.watch(probe.domains, factor=self._loss.scale)
                 loss = self._loss(probe.batch) * self._loss.scale
                 # not `backward()`, whose gradients DistributedDataParallel would count as training's
-                visit_gradients(loss, measurement.parameters, lambda *_: None, measurement.bystanders)
+                visit_gradients(loss, measurement.parameters, lambda *_: None, measurement.excluded)
                 estimator.unwatch(loss.detach())
             return estimator.finish(measurement.step)
         finally:
             estimator.abandon()
 
 
-def fault(estimator: Estimator, measurement: Measurement, expected: Alignments) -> str | None:
+def mismatch(estimator: Estimator, measurement: Measurement, expected: Alignments) -> str | None:
     """Says what is wrong with an estimator's result; ``None`` where it is right. Every process must call it.
 
     Args:
@@ -108,7 +108,7 @@ def fault(estimator: Estimator, measurement: Measurement, expected: Alignments) 
         The reason: a refusal of its own, an error, or the size of the difference.
     """
     problem = _own_fault(estimator, measurement, expected)
-    if on_any_process(problem is not None, measurement.parameters[0].device):
+    if any_rank(problem is not None, measurement.parameters[0].device):
         return problem or "it failed on another process"
     return None
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_dga.alignment.estimator import EstimatorRefusal
 from lightning_dga.alignment.probing.writes import undo_writes
-from lightning_dga.distributed import holders, is_sharded, local_part
+from lightning_dga.distributed import is_sharded, replicas, to_local
 
 Visit = Callable[[int, Tensor], None]
 
@@ -32,9 +32,9 @@ class FlatGradient:
         sharded: Whether any parameter is spread over processes.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], bystanders: Sequence[nn.Parameter] = ()) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], excluded: Sequence[nn.Parameter] = ()) -> None:
         self.parameters = list(parameters)
-        self._bystanders = list(bystanders)
+        self._excluded = list(excluded)
         self.sharded = is_sharded(self.parameters)
         self.buffers, self._views = _allocate(self.parameters)
         self._index = {id(parameter): index for index, parameter in enumerate(self.parameters)}
@@ -60,7 +60,7 @@ class FlatGradient:
             view.add_(gradient.reshape(-1).to(view.dtype), alpha=factor)
             visited.add(index)
 
-        visit_gradients(loss, self.parameters, add, self._bystanders)
+        visit_gradients(loss, self.parameters, add, self._excluded)
         if self.sharded and loss.requires_grad and not any(is_sharded([self.parameters[index]]) for index in visited):
             raise EstimatorRefusal(
                 "No gradient reached the sharded parameters. FSDP2 keeps gradients to itself while "
@@ -77,7 +77,7 @@ class FlatGradient:
         def dot(index: int, gradient: Tensor) -> None:
             dots.append(self.term(index, gradient))
 
-        visit_gradients(loss, self.parameters, dot, self._bystanders)
+        visit_gradients(loss, self.parameters, dot, self._excluded)
         return total(dots, like=self.buffers[0])
 
     def term(self, index: int, gradient: Tensor) -> Tensor:
@@ -85,29 +85,27 @@ class FlatGradient:
         view = self._views[index]
         product = torch.dot(gradient.reshape(-1).to(view.dtype), view)
         # a part that several processes hold is summed once
-        return product * (1 / holders(self.parameters[index])) if self.sharded else product
+        return product * (1 / replicas(self.parameters[index])) if self.sharded else product
 
     def accumulator(self, *shape: int) -> Tensor:
         """Zeros to sum scalars in: float64 where the device has it, on the device of the gradient."""
         return torch.zeros(shape, dtype=_sum_dtype(self.buffers[0]), device=self.buffers[0].device)
 
 
-def visit_gradients(
-    loss: Tensor, parameters: Sequence[Tensor], visit: Visit, bystanders: Sequence[Tensor] = ()
-) -> None:
+def visit_gradients(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, excluded: Sequence[Tensor] = ()) -> None:
     """Hands each parameter's gradient to ``visit(index, gradient)`` as the backward pass finishes it, then drops it.
 
     A plain ``autograd.grad`` would hold the gradients of all parameters until its end, one more copy of the model. A
     parameter that the loss does not depend on is not visited, nor any for a loss without a graph. ``.grad`` is as it
-    was, that of ``bystanders``, which the loss depends on as well, included. What the loss wrote in place is undone.
+    was, that of ``excluded``, which the loss depends on as well, included. What the loss wrote in place is undone.
     """
     if not loss.requires_grad:
         return
     try:
         if is_sharded(parameters):
-            _visit_sharded(loss, parameters, visit, bystanders)
+            _visit_sharded(loss, parameters, visit, excluded)
         elif _is_checkpointed_reentrantly(loss):
-            _visit_accumulated(loss, parameters, visit, bystanders)
+            _visit_accumulated(loss, parameters, visit, excluded)
         else:
             _visit_captured(loss, parameters, visit)
     finally:
@@ -137,7 +135,7 @@ def _visit_captured(loss: Tensor, parameters: Sequence[Tensor], visit: Visit) ->
             hook.remove()
 
 
-def _visit_accumulated(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, bystanders: Sequence[Tensor]) -> None:
+def _visit_accumulated(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, excluded: Sequence[Tensor]) -> None:
     """By way of ``.grad``: reentrant checkpointing allows nothing else."""
 
     def visit_and_drop(index: int, parameter: Tensor) -> None:
@@ -145,7 +143,7 @@ def _visit_accumulated(loss: Tensor, parameters: Sequence[Tensor], visit: Visit,
         gradient, parameter.grad = parameter.grad, None
         visit(index, gradient.to_dense() if gradient.layout != torch.strided else gradient)
 
-    with gradients_set_aside([*parameters, *bystanders]):
+    with gradients_set_aside([*parameters, *excluded]):
         hooks = [
             parameter.register_post_accumulate_grad_hook(partial(visit_and_drop, index))
             for index, parameter in enumerate(parameters)
@@ -157,13 +155,13 @@ def _visit_accumulated(loss: Tensor, parameters: Sequence[Tensor], visit: Visit,
                 hook.remove()
 
 
-def _visit_sharded(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, bystanders: Sequence[Tensor]) -> None:
+def _visit_sharded(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, excluded: Sequence[Tensor]) -> None:
     """FSDP2 leaves the mean over processes in ``.grad``, and is done with it only after the backward pass."""
-    with gradients_set_aside([*parameters, *bystanders]):
+    with gradients_set_aside([*parameters, *excluded]):
         torch.autograd.backward(loss)
         for index, parameter in enumerate(parameters):
             if parameter.grad is not None:
-                gradient, parameter.grad = local_part(parameter.grad), None
+                gradient, parameter.grad = to_local(parameter.grad), None
                 visit(index, gradient)
 
 
@@ -196,7 +194,7 @@ def _is_checkpointed_reentrantly(loss: Tensor) -> bool:
 
 
 def _allocate(parameters: Sequence[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
-    parts = [local_part(parameter.detach()) for parameter in parameters]
+    parts = [to_local(parameter.detach()) for parameter in parameters]
     kinds = [(part.device, torch.promote_types(part.dtype, torch.float32)) for part in parts]
     buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     for kind in dict.fromkeys(kinds):

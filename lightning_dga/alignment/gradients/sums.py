@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_dga.alignment.gradients.target import TargetGradient
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.distributed import sum_over_processes_
+from lightning_dga.distributed import all_reduce_
 
 
 class DomainSums:
@@ -60,7 +60,7 @@ class DomainSums:
 
     def alignments(self, step: int) -> Alignments:
         """The alignments over all processes, by one collective of 4 k numbers."""
-        dots, losses, counts, refused = sum_over_processes_(self._sums)
+        dots, losses, counts, refused = all_reduce_(self._sums)
         losses = losses if self._losses_seen else torch.full_like(losses, torch.nan)
         counts = torch.where(refused > 0, torch.zeros_like(counts), counts)
         return Alignments.from_sums(

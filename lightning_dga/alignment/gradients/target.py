@@ -7,7 +7,7 @@ import torch
 
 from lightning_dga.alignment.estimator import Measurement, Preconditioner
 from lightning_dga.alignment.gradients.gradient import FlatGradient, total
-from lightning_dga.distributed import is_sharded, local_part, sum_over_processes_, world_size
+from lightning_dga.distributed import all_reduce_, is_sharded, to_local, world_size
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def target_gradient(measurement: Measurement) -> TargetGradient | None:
     Returns:
         The gradient; ``None`` where it or the loss is not finite, or there is no loss, on every process.
     """
-    gradient = FlatGradient(measurement.parameters, measurement.bystanders)
+    gradient = FlatGradient(measurement.parameters, measurement.excluded)
     loss = measurement.loss
     sums = gradient.accumulator(2)
     probes = measurement.probes.whole() if gradient.sharded else measurement.probes
@@ -41,13 +41,13 @@ def target_gradient(measurement: Measurement) -> TargetGradient | None:
         value, count = loss(probe.batch), len(probe.domains)
         gradient.add_(value * loss.scale, count / loss.scale)
         sums += torch.stack([value.detach().to(sums) * count, sums.new_tensor(count)])
-    sum_over_processes_(sums)
+    all_reduce_(sums)
     total_loss, samples = sums.tolist()
     # a sharded gradient is a mean over processes that all read the same samples
     copies = world_size() if gradient.sharded else 1
     for buffer in gradient.buffers:
         if not gradient.sharded:
-            sum_over_processes_(buffer)
+            all_reduce_(buffer)
         buffer.div_(samples / copies)
     squared_norm = _squared_norm(gradient, measurement.preconditioner)
     if not (math.isfinite(squared_norm) and math.isfinite(total_loss)):
@@ -65,7 +65,7 @@ def target_loss(measurement: Measurement) -> float:
         for probe in probes.target():
             count = len(probe.domains)
             sums += torch.stack([loss(probe.batch, with_graph=False).to(sums) * count, sums.new_tensor(count)])
-    total_loss, samples = sum_over_processes_(sums).tolist()
+    total_loss, samples = all_reduce_(sums).tolist()
     return total_loss / samples if samples else math.nan
 
 
@@ -78,7 +78,7 @@ def _squared_norm(gradient: FlatGradient, preconditioner: Preconditioner | None)
         before = view
         if diagonal is not None:
             before = view.clone()
-            view.mul_(local_part(diagonal).reshape(-1))
+            view.mul_(to_local(diagonal).reshape(-1))
         terms.append(gradient.term(index, before))
     squared = total(terms, like=gradient.buffers[0])
-    return float(sum_over_processes_(squared) if gradient.sharded else squared)
+    return float(all_reduce_(squared) if gradient.sharded else squared)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from lightning_dga.alignment.gradients.gradient import FlatGradient
 from lightning_dga.alignment.per_sample.layers import Direction, is_transformers_conv1d
-from lightning_dga.alignment.per_sample.samples import Layer, Rows, contraction
-from lightning_dga.distributed import gathered
+from lightning_dga.alignment.per_sample.samples import Layer, SampleDimension, contraction
+from lightning_dga.distributed import full_tensor
 
 # a matrix whose few singular vectors leave more of its norm than this is used whole; what is left out is nearly
 # orthogonal to the domains' gradients as well, so that alignments are off by a small part of it
@@ -36,7 +36,7 @@ class _Factors:
     right: Tensor
 
 
-class Directions:
+class LayerProducts:
     """Inner products of samples' gradients with the target's, layer by layer.
 
     Args:
@@ -75,7 +75,7 @@ class Directions:
 
     def _part(self, index: int) -> Tensor:
         parameter = self._gradient.parameters[index]
-        return gathered(self._gradient.view(parameter), like=parameter)
+        return full_tensor(self._gradient.view(parameter), like=parameter)
 
     def _matrix(self, layer: Layer) -> Tensor:
         """The part of a linear layer's weight, ``[out, in]``."""
@@ -99,7 +99,7 @@ class Directions:
 def _is_linear(layer: Layer) -> bool:
     kind = type(layer.module)
     known = kind is nn.Linear or is_transformers_conv1d(kind)
-    return known and layer.rows is Rows.SAMPLES and "weight" in layer.parameters
+    return known and layer.rows is SampleDimension.SAMPLES and "weight" in layer.parameters
 
 
 def _row_sums(products: Tensor) -> Tensor:

@@ -19,15 +19,15 @@ from lightning_dga.alignment.per_sample.layers import affine, is_affine, tangent
 from lightning_dga.alignment.per_sample.samples import (
     Layer,
     MisfitError,
-    Rows,
+    SampleDimension,
     attached,
-    calls_replaced,
-    handled,
     lone_input,
+    patched_forwards,
+    per_sample_forwards,
 )
 from lightning_dga.alignment.probing.loss import MeanLossError
 from lightning_dga.alignment.probing.probes import ProbeBatch
-from lightning_dga.distributed import local_part, sum_over_processes_
+from lightning_dga.distributed import all_reduce_, to_local
 
 _TRIAL_SIZE = 8
 
@@ -47,7 +47,7 @@ class Plan:
     """
 
     layers: tuple[Layer, ...]
-    leftovers: frozenset[int]
+    uncovered: frozenset[int]
     proven: bool = True
 
     def without(self, layers: Iterable[Layer]) -> "Plan":
@@ -57,7 +57,7 @@ class Plan:
         return replace(
             self,
             layers=tuple(layer for layer in self.layers if layer not in dropped),
-            leftovers=self.leftovers | uses,
+            uncovered=self.uncovered | uses,
         )
 
 
@@ -88,10 +88,10 @@ def make_plan(measurement: Measurement) -> Plan:
     layers = trial.kept(placed)
     layers = trial.kept([layer if trial.bears_a_row_for_each_sample(layer, losses) else None for layer in layers])
     while True:
-        told_apart, leftovers, proven = trial.weigh(layers)
+        told_apart, uncovered, proven = trial.weigh(layers)
         kept = trial.kept([layer if good else None for layer, good in zip(layers, told_apart, strict=True)])
         if len(kept) == len(layers):
-            return Plan(tuple(layers), leftovers, proven)
+            return Plan(tuple(layers), uncovered, proven)
         layers = kept
 
 
@@ -100,7 +100,7 @@ class _Trial:
 
     def __init__(self, measurement: Measurement) -> None:
         self._measurement = measurement
-        self._device = local_part(measurement.parameters[0]).device
+        self._device = to_local(measurement.parameters[0]).device
         self.more = next(measurement.probes.mixed(most=_TRIAL_SIZE))
         self._size = len(self.more.domains)
         if self._size == 1:
@@ -129,16 +129,16 @@ class _Trial:
             calls[layer].append(shapes)
             return y
 
-        with calls_replaced({layer.module: partial(call, layer) for layer in self.candidates}):
+        with patched_forwards({layer.module: partial(call, layer) for layer in self.candidates}):
             losses = self._losses(probe)
         return losses.detach(), calls
 
     def bears_a_row_for_each_sample(self, layer: Layer, losses: Tensor) -> bool:
         """Whether the model goes on as before when a layer whose output was one for all gives one for each."""
-        if layer.rows is Rows.SAMPLES:
+        if layer.rows is SampleDimension.SAMPLES:
             return True
         try:
-            with handled([layer], self._size, lambda layer, x, y: layer.by_sample(y, self._size)):
+            with per_sample_forwards([layer], self._size, lambda layer, x, y: layer.by_sample(y, self._size)):
                 found = self._losses(self.more).detach()
         except Exception:  # whatever the model makes of a shape that it does not expect
             return False
@@ -146,7 +146,7 @@ class _Trial:
 
     def weigh(self, layers: Sequence[Layer]) -> tuple[list[bool], frozenset[int], bool]:
         """Which layers' rows have the weights of the samples, what else uses parameters, and if all had a gradient."""
-        even, leftovers = self._row_norms(layers, torch.ones(self._size))
+        even, uncovered = self._row_norms(layers, torch.ones(self._size))
         # powers of two, which no rounding changes
         weights = torch.pow(2.0, -torch.arange(self._size))
         uneven, _ = self._row_norms(layers, weights)
@@ -157,7 +157,7 @@ class _Trial:
             for expected, found in zip(even, uneven, strict=True)
         ]
         proven = [norms is not None and bool((norms > 0).any()) for norms in even]
-        used = self.agreed([index not in leftovers for index in range(len(self._measurement.parameters))])
+        used = self.agreed([index not in uncovered for index in range(len(self._measurement.parameters))])
         return (
             told_apart,
             frozenset(index for index, unused in enumerate(used) if not unused),
@@ -169,7 +169,7 @@ class _Trial:
         measurement, size = self._measurement, self._size
         leaf = torch.zeros(size, device=self._device, requires_grad=True)
         norms: dict[Layer, Tensor | None] = {layer: leaf.new_zeros(size) for layer in layers}
-        leftovers: set[int] = set()
+        uncovered: set[int] = set()
 
         def contract(layer: Layer, _: Tensor, dy: Tensor) -> Tensor:
             so_far = norms[layer]
@@ -181,14 +181,14 @@ class _Trial:
             return attached(layer, x, y, leaf, partial(contract, layer))
 
         try:
-            with handled(layers, size, attach):
+            with per_sample_forwards(layers, size, attach):
                 losses = self._losses(self.more)
                 loss = (losses * weights.to(losses)).sum() * measurement.loss.scale
                 leaves = [leaf, *measurement.parameters]
-                visit_gradients(loss, leaves, lambda index, _: leftovers.add(index - 1), measurement.bystanders)
+                visit_gradients(loss, leaves, lambda index, _: uncovered.add(index - 1), measurement.excluded)
         except MisfitError as misfit:
             norms[misfit.layer] = None
-        return [norms[layer] for layer in layers], leftovers - {-1}
+        return [norms[layer] for layer in layers], uncovered - {-1}
 
     def _losses(self, probe: ProbeBatch) -> Tensor:
         try:
@@ -210,7 +210,7 @@ class _Trial:
         if not flags:
             return []
         objections = torch.tensor([0.0 if flag else 1.0 for flag in flags], device=self._device)
-        return [objection == 0 for objection in sum_over_processes_(objections).tolist()]
+        return [objection == 0 for objection in all_reduce_(objections).tolist()]
 
     def kept(self, layers: Sequence[Layer | None]) -> list[Layer]:
         """What no process left out."""
@@ -218,15 +218,15 @@ class _Trial:
         return [layer for layer, all_have_it in zip(layers, agreed, strict=True) if layer is not None and all_have_it]
 
 
-def _rows(more: Sequence[_Call], fewer: Sequence[_Call], size: int, fewer_size: int) -> Rows | None:
+def _rows(more: Sequence[_Call], fewer: Sequence[_Call], size: int, fewer_size: int) -> SampleDimension | None:
     """Where the samples are in a layer's input, going by the shapes of all of its calls."""
     if not more or len(more) != len(fewer) or None in more or None in fewer:
         return None
     pairs = [(a, b) for a, b in zip(more, fewer, strict=True) if a is not None and b is not None]
     if all(x[:1] == y[:1] == (size,) and u[:1] == v[:1] == (fewer_size,) for (x, y), (u, v) in pairs):
-        return Rows.SAMPLES
+        return SampleDimension.SAMPLES
     if any(a != b for a, b in pairs):
         return None
     if all(x[:1] == y[:1] == (1,) for (x, y), _ in pairs):
-        return Rows.ONE_FOR_ALL
-    return Rows.NO_DIMENSION
+        return SampleDimension.BROADCAST
+    return SampleDimension.ABSENT

@@ -1,6 +1,6 @@
 """Layers seen by sample: a pass in which each layer's use of its parameters shows up sample by sample.
 
-Inside :func:`handled` autograd does not see the layers use their parameters. Their outputs go through
+Inside :func:`per_sample_forwards` autograd does not see the layers use their parameters. Their outputs go through
 :class:`SampleContraction` instead, which adds each sample's share to the gradient of one small leaf. What autograd
 still finds for a parameter is a use outside the layers, so nothing can get lost between the two.
 """
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from lightning_dga.alignment.per_sample.layers import Direction, Tangent, parameters_as
 
 
-class Rows(Enum):
+class SampleDimension(Enum):
     """Where a layer's input has the samples of the batch."""
 
     SAMPLES = auto()
     """The leading dimension: one row for each."""
-    ONE_FOR_ALL = auto()
+    BROADCAST = auto()
     """The leading dimension is 1, as of positions ``[1, T]``."""
-    NO_DIMENSION = auto()
+    ABSENT = auto()
     """The input is the same for all, as positions ``[T]`` are."""
 
 
@@ -43,19 +43,19 @@ class Layer:
     module: nn.Module
     tangent: Tangent
     parameters: Mapping[str, int]
-    rows: Rows = Rows.SAMPLES
+    rows: SampleDimension = SampleDimension.SAMPLES
 
     def fits(self, shape: torch.Size, size: int) -> bool:
         """Whether an input's shape is as :attr:`rows` says, for a batch of ``size`` samples."""
-        if self.rows is Rows.NO_DIMENSION:
+        if self.rows is SampleDimension.ABSENT:
             return True
-        return len(shape) > 0 and shape[0] == (size if self.rows is Rows.SAMPLES else 1)
+        return len(shape) > 0 and shape[0] == (size if self.rows is SampleDimension.SAMPLES else 1)
 
     def by_sample(self, y: Tensor, size: int) -> Tensor:
         """The output with one row for each sample, so that each has a gradient of its own."""
-        if self.rows is Rows.SAMPLES:
+        if self.rows is SampleDimension.SAMPLES:
             return y
-        return y.expand(size, *y.shape[1 if self.rows is Rows.ONE_FOR_ALL else 0 :])
+        return y.expand(size, *y.shape[1 if self.rows is SampleDimension.BROADCAST else 0 :])
 
 
 class MisfitError(Exception):
@@ -75,7 +75,7 @@ Contract = Callable[[Tensor, Tensor], Tensor]
 
 
 @contextmanager
-def handled(layers: Iterable[Layer], size: int, attach: Attach) -> Iterator[None]:
+def per_sample_forwards(layers: Iterable[Layer], size: int, attach: Attach) -> Iterator[None]:
     """Hides from autograd how the layers use their parameters; keep it open over the backward pass as well.
 
     Args:
@@ -94,31 +94,31 @@ def handled(layers: Iterable[Layer], size: int, attach: Attach) -> Iterator[None
         own: dict[str, Any] = layer.module._parameters
         with parameters_as(layer.module, {name: own[name].detach() for name in layer.parameters}):
             y = type(layer.module).forward(layer.module, x)
-        if layer.rows is Rows.SAMPLES and y.shape[:1] != x.shape[:1]:
+        if layer.rows is SampleDimension.SAMPLES and y.shape[:1] != x.shape[:1]:
             raise MisfitError(layer)
         return attach(layer, x, y)
 
-    with calls_replaced({layer.module: partial(call, layer) for layer in layers}):
+    with patched_forwards({layer.module: partial(call, layer) for layer in layers}):
         yield
 
 
 @contextmanager
-def calls_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+def patched_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Gives modules another forward each, inside their hooks."""
     try:
-        replace_calls(forwards)
+        patch_forwards(forwards)
         yield
     finally:
-        restore_calls(forwards)
+        restore_forwards(forwards)
 
 
-def replace_calls(forwards: Mapping[nn.Module, Callable[..., Any]]) -> None:
-    """Begins what :func:`calls_replaced` does."""
+def patch_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> None:
+    """Begins what :func:`patched_forwards` does."""
     for module, forward in forwards.items():
         vars(module)["forward"] = forward
 
 
-def restore_calls(modules: Iterable[nn.Module]) -> None:
+def restore_forwards(modules: Iterable[nn.Module]) -> None:
     """Ends it."""
     for module in modules:
         vars(module).pop("forward", None)

@@ -13,15 +13,15 @@ from torch import Tensor
 from lightning_dga.alignment.gradients.gradient import total
 from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import TargetGradient
-from lightning_dga.alignment.per_sample.layer_products import Directions
+from lightning_dga.alignment.per_sample.layer_products import LayerProducts
 from lightning_dga.alignment.per_sample.samples import (
     Layer,
     MisfitError,
-    Rows,
+    SampleDimension,
     attached,
     lone_input,
-    replace_calls,
-    restore_calls,
+    patch_forwards,
+    restore_forwards,
 )
 
 
@@ -42,12 +42,12 @@ class Watch(Protocol):
         ...
 
     @property
-    def fault(self) -> str | None:
+    def mismatch(self) -> str | None:
         """Why what was seen is not exact; ``None`` where nothing shows that."""
         ...
 
 
-class PureWatch:
+class SingleDomainWatch:
     """A batch of one domain: its gradient, parameter by parameter as the backward pass finishes it.
 
     It works for any model, and before anything is accumulated, reduced or clipped.
@@ -59,7 +59,7 @@ class PureWatch:
     """
 
     def __init__(self, target: TargetGradient, domains: NDArray[np.int64], factor: float) -> None:
-        self.fault: str | None = None
+        self.mismatch: str | None = None
         self._gradient = target.gradient
         self._domains = domains
         self._factor = factor
@@ -89,7 +89,7 @@ class PureWatch:
         self._terms.append(self._gradient.term(index, dense if dense.layout == torch.strided else dense.to_dense()))
 
 
-class MixedWatch:
+class PerSampleWatch:
     """A batch of many domains: the share of each of its samples, layer by layer.
 
     The loss has to be the mean over the samples of a loss that each has alone. What the domains' losses are, it does
@@ -110,21 +110,21 @@ class MixedWatch:
     def __init__(
         self,
         target: TargetGradient,
-        directions: Directions,
+        directions: LayerProducts,
         layers: Sequence[Layer],
         domains: NDArray[np.int64],
         rows: NDArray[np.int64],
         factor: float,
         tolerance: float | None = None,
     ) -> None:
-        self.fault: str | None = None
+        self.mismatch: str | None = None
         self._target = target
         self._directions = directions
         self._domains = domains
         self._rows = rows
         self._factor = factor
         self._tolerance = tolerance
-        self._whole = PureWatch(target, domains, factor) if tolerance is not None else None
+        self._whole = SingleDomainWatch(target, domains, factor) if tolerance is not None else None
         device = target.gradient.buffers[0].device
         # the samples to measure, then, apart from them so that a check changes nothing, all of them
         parts = [torch.from_numpy(rows), *([torch.arange(len(domains))] if tolerance is not None else [])]
@@ -133,11 +133,11 @@ class MixedWatch:
         self._shares = torch.zeros(sum(map(len, parts)), device=device)
         self._seen = False
         self._modules = [layer.module for layer in layers]
-        replace_calls({layer.module: partial(self._call, layer) for layer in layers})
+        patch_forwards({layer.module: partial(self._call, layer) for layer in layers})
 
     def add_to(self, sums: DomainSums, loss: Tensor) -> None:
         """See :class:`Watch`."""
-        if not self._seen or self.fault is not None:
+        if not self._seen or self.mismatch is not None:
             return
         shares = self._shares * (len(self._domains) / self._factor)
         dots = shares[: len(self._rows)]
@@ -147,7 +147,7 @@ class MixedWatch:
 
     def remove(self) -> None:
         """See :class:`Watch`."""
-        restore_calls(self._modules)
+        restore_forwards(self._modules)
         if self._whole is not None:
             self._whole.remove()
 
@@ -156,7 +156,7 @@ class MixedWatch:
         # gradients that are not finite, as a loss scaler's first ones are, say nothing
         known = math.isfinite(parts) and math.isfinite(whole)
         if known and abs(parts - whole) > self._tolerance * max(abs(whole), self._target.norm**2):
-            self.fault = (
+            self.mismatch = (
                 f"the samples' shares sum to {parts:.4g}, their batch's gradient gives {whole:.4g}: in training a "
                 "parameter is used outside of the layers that it was found in, or the loss is not the mean over the "
                 "samples"
@@ -168,7 +168,7 @@ class MixedWatch:
         if not torch.is_grad_enabled():
             return y
         if x is None or not layer.fits(x.shape, len(self._domains)):
-            self.fault = str(MisfitError(layer))
+            self.mismatch = str(MisfitError(layer))
             return y
         return attached(layer, x, y, self._leaf, partial(self._contract, layer))
 
@@ -181,4 +181,4 @@ class MixedWatch:
     def _rows_of(self, layer: Layer, x: Tensor, dy: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         if len(index) == len(dy):
             return x, dy
-        return (x[index] if layer.rows is Rows.SAMPLES else x), dy[index]
+        return (x[index] if layer.rows is SampleDimension.SAMPLES else x), dy[index]

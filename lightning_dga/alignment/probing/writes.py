@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_dga.alignment.probing.snapshots import StateChangedError
-from lightning_dga.distributed import local_part
+from lightning_dga.distributed import to_local
 
 _OPERATORS = frozenset(
     {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__"}
@@ -67,7 +67,7 @@ class Writes:
         """Notes that a tensor, or a view of one, is about to be written to."""
         key = _key(tensor)
         if key in self._watched and key not in self._saved:
-            storage = local_part(tensor).untyped_storage()
+            storage = to_local(tensor).untyped_storage()
             self._saved[key] = storage, storage.clone()
 
     def before_replacement(self) -> None:
@@ -177,7 +177,7 @@ def _written(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, An
 def _key(tensor: Tensor) -> Any:
     """The memory of a tensor; ``None`` where it has none of its own."""
     try:
-        part = local_part(tensor)
+        part = to_local(tensor)
         pointer = part.untyped_storage().data_ptr() if part.numel() else 0
     except (RuntimeError, NotImplementedError):  # sparse, functional or fake tensors
         return None
@@ -185,7 +185,7 @@ def _key(tensor: Tensor) -> Any:
 
 
 def _checksum(tensor: Tensor) -> int:
-    part = local_part(tensor.detach())
+    part = to_local(tensor.detach())
     if part.layout != torch.strided or part.is_meta or not part.numel():
         return 0
     flat = part.contiguous().view(-1).view(torch.uint8)

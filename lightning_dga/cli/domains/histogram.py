@@ -50,7 +50,7 @@ def target_histogram(
     """Shares of a target's documents that are nearest to each domain, by their words.
 
     Args:
-        root: A folder of domains and targets; see :func:`~lightning_dga.data.text.builders.folder_corpus`, also of the rest.
+        root: A folder of domains and targets; see :func:`~lightning_dga.data.text.folder_corpus`, also of the rest.
         target: ``<name>`` of the target.
         target_documents: How many of its documents are the target set.
         target_seed: Selects them.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_dga.data.loading.batches import BatchReader
-from lightning_dga.data.loading.worker_message import Parcel
+from lightning_dga.data.loading.worker_message import WorkerMessage
 from lightning_dga.data.loading.workers import WorkerLoader
 from lightning_dga.data.sampling.composition import Composition, Draw
 from lightning_dga.data.sources import ShuffledOrder, Sources
@@ -137,7 +137,7 @@ class MixtureLoader:
             _Reader(BatchReader(sources, collate_fn, seed if random_seed is None else random_seed), self._recalled),
             batch_size=None,
             sampler=_Endless(self._next_work),
-            collate_fn=Parcel if workers.get("num_workers") else _as_it_is,
+            collate_fn=WorkerMessage if workers.get("num_workers") else _as_it_is,
             # its own generator: the default one would take a number from the user's RNG for the workers' seeds
             generator=torch.Generator().manual_seed(seed),
             **workers,
@@ -211,8 +211,8 @@ class MixtureLoader:
                 break
         if self._streams:
             # first, so that the state of either side of this draw can be told at any moment
-            self._streams.hand_over(draw)
-        self._composition.hand_over(draw)
+            self._streams.deliver(draw)
+        self._composition.deliver(draw)
         self.current = BatchInfo(draw.domains[self._own()], draw.version, draw.start)
         if self._streams:
             self._streams.exchange(draw)
@@ -228,7 +228,7 @@ class MixtureLoader:
         again = self._composition.draw_again(draw)
         if self._streams:
             self._streams.pass_over(again)
-        self._composition.hand_over(again)
+        self._composition.deliver(again)
         self.current = BatchInfo(again.domains[self._own()], again.version, again.start)
         # training may write into it
         return deepcopy(batch)

@@ -14,7 +14,7 @@ from torch import Tensor
 _SMALL = 128 * 1024
 
 
-class Parcel:
+class WorkerMessage:
     """Sent to another process, it arrives there as its content, which has small tensors' bytes within the message.
 
     torch sends each tensor as a file of shared memory, for which the receiver connects to a socket of the sender. For a

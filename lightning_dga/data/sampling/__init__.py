@@ -1,4 +1,4 @@
-"""Which sample comes next: the domain from the weights, the sample from a keyed permutation. Pure functions of an index."""
+"""Which sample comes next, a pure function of its index: the domain by the weights, the sample by a permutation."""
 
 from lightning_dga.data.sampling.composition import Composition
 from lightning_dga.data.sampling.samplings import Sampling, make_sampling

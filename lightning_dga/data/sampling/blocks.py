@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_dga.data.sampling.samplings import Sampling
-from lightning_dga.data.sampling.segment import Segment
+from lightning_dga.data.sampling.segment import WeightsSegment
 
 
-class Runs:
+class BlockSampling:
     """Draws one domain for each run of samples, in the place of one for each sample.
 
     Args:
@@ -19,11 +19,11 @@ class Runs:
         self._sampling = sampling
         self._length = length
 
-    def enter(self, segment: Segment, before: Segment | None, counts: NDArray[np.int64]) -> None:
+    def enter(self, segment: WeightsSegment, before: WeightsSegment | None, counts: NDArray[np.int64]) -> None:
         """See :class:`~lightning_dga.data.sampling.samplings.Sampling`."""
         self._sampling.enter(segment, before, counts)
 
-    def domains(self, segment: Segment, start: int, size: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    def domains(self, segment: WeightsSegment, start: int, size: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """See :class:`~lightning_dga.data.sampling.samplings.Sampling`."""
         first, last = start // self._length, (start + size - 1) // self._length
         of_runs = self._sampling.domains(segment, first, last - first + 1, counts)

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_dga.data.sampling.blocks import Runs
+from lightning_dga.data.sampling.blocks import BlockSampling
 from lightning_dga.data.sampling.samplings import Sampling, make_sampling
-from lightning_dga.data.sampling.segment import Segment
+from lightning_dga.data.sampling.segment import WeightsSegment
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Draw:
 class Composition:
     """Draws the stream ahead of its use, and takes back what new weights make stale.
 
-    A draw is *pending* from :meth:`draw` until the one after it is handed to training (:meth:`hand_over`). New weights
+    A draw is *pending* from :meth:`draw` until the one after it is handed to training (:meth:`deliver`). New weights
     take effect ``lag`` samples behind the last sample that was handed over, whatever was drawn by then: pending draws
     from there on are recalled, and drawn again under the new weights. The sequence therefore never depends on how far
     workers ran ahead.
@@ -71,7 +71,7 @@ class Composition:
         self.sampling = sampling
         self._run_length = run_length
         self._sampling = self._make_sampling()
-        self._segments = [Segment(0, 0, 0, weights.numpy().copy())]
+        self._segments = [WeightsSegment(0, 0, 0, weights.numpy().copy())]
         self._counts = np.zeros(len(weights), dtype=np.int64)
         self._ids = np.arange(len(weights))
         self._next_id = len(weights)
@@ -136,7 +136,7 @@ class Composition:
         while self._pending and self._pending[-1].stop > effective:
             self._take_back()
         kept = [segment for segment in self._segments if segment.start < effective]
-        segment = Segment(effective, position, self.version + 1, weights.numpy().copy())
+        segment = WeightsSegment(effective, position, self.version + 1, weights.numpy().copy())
         replaced = self._segments[len(kept) : len(kept) + 1]
         if replaced and replaced[0].start == effective:
             # takes the place of a segment without a sample, and what that one carried over
@@ -172,7 +172,7 @@ class Composition:
         """Whether a draw waits to be handed over; one that was recalled does not."""
         return any(draw is pending for pending in self._pending)
 
-    def hand_over(self, draw: Draw) -> None:
+    def deliver(self, draw: Draw) -> None:
         """Marks the oldest pending draw as given to training."""
         if not self._pending or self._pending[0] is not draw:
             raise RuntimeError(
@@ -257,7 +257,7 @@ class Composition:
         self._begin = int(state["position"])
         self._counts = state["counts"].numpy().astype(np.int64, copy=True)
         self._elsewhere = self._begin - int(self._counts.sum())
-        self._segments = [Segment.from_state_dict(segment) for segment in state["segments"]]
+        self._segments = [WeightsSegment.from_state_dict(segment) for segment in state["segments"]]
         self._handed = None
         self._pending.clear()
 
@@ -280,7 +280,7 @@ class Composition:
                 f"`pure_batches` draws one domain for a whole batch, which `sampling={self.sampling!r}` cannot; use "
                 "'multinomial'."
             )
-        return Runs(sampling, self._run_length)
+        return BlockSampling(sampling, self._run_length)
 
     @property
     def _drawn(self) -> int:

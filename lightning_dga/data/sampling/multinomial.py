@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_dga.data.sampling.segment import Segment
+from lightning_dga.data.sampling.segment import WeightsSegment
 
 
 class Multinomial:
@@ -16,10 +16,10 @@ class Multinomial:
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def enter(self, segment: Segment, before: Segment | None, counts: NDArray[np.int64]) -> None:
+    def enter(self, segment: WeightsSegment, before: WeightsSegment | None, counts: NDArray[np.int64]) -> None:
         """See :class:`~lightning_dga.data.sampling.samplings.Sampling`; independent draws keep no account."""
 
-    def domains(self, segment: Segment, start: int, size: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    def domains(self, segment: WeightsSegment, start: int, size: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """See :class:`~lightning_dga.data.sampling.samplings.Sampling`. Costs O(size log k)."""
         cumulative = segment.cumulative
         # u * total can round up to the total, which lies behind the last domain that has a weight

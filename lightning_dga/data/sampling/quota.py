@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_dga.data.sampling.permutation import keys
-from lightning_dga.data.sampling.segment import Segment
+from lightning_dga.data.sampling.segment import WeightsSegment
 
 _SHORTEST, _LONGEST = 256, 16_384
 # a first plan is that long that the pass over all domains does not outweigh the slots it gives
@@ -37,20 +37,26 @@ class Quota:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._ties: NDArray[np.uint64] | None = None
-        self._segment: Segment | None = None
+        self._segment: WeightsSegment | None = None
         self._start = 0
         self._plan = np.empty(0, dtype=np.int64)
 
-    def enter(self, segment: Segment, before: Segment | None, counts: NDArray[np.int64]) -> None:
-        """See :class:`~lightning_dga.data.sampling.samplings.Sampling`. Carries over what each domain is owed. Costs O(k)."""
+    def enter(self, segment: WeightsSegment, before: WeightsSegment | None, counts: NDArray[np.int64]) -> None:
+        """See :class:`~lightning_dga.data.sampling.samplings.Sampling`.
+
+        Carries over what each domain is owed. Costs O(k).
+        """
         if before is None or before.ideal is None:
             segment.ideal = counts.astype(np.float64)
             return
         due = before.ideal + (segment.start - before.start) * before.weights
         segment.ideal = np.clip(due, counts - 1, counts + 1)
 
-    def domains(self, segment: Segment, start: int, size: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-        """See :class:`~lightning_dga.data.sampling.samplings.Sampling`. Costs O(size log size), and O(k) for each plan."""
+    def domains(self, segment: WeightsSegment, start: int, size: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """See :class:`~lightning_dga.data.sampling.samplings.Sampling`.
+
+        Costs O(size log size), and O(k) for each plan.
+        """
         parts: list[NDArray[np.int64]] = []
         while size:
             if not self._covers(segment, start):
@@ -61,10 +67,10 @@ class Quota:
             start, size = start + len(parts[-1]), size - len(parts[-1])
         return np.concatenate(parts)
 
-    def _covers(self, segment: Segment, start: int) -> bool:
+    def _covers(self, segment: WeightsSegment, start: int) -> bool:
         return segment is self._segment and self._start <= start < self._start + len(self._plan)
 
-    def _make_plan(self, segment: Segment, start: int, size: int, counts: NDArray[np.int64]) -> None:
+    def _make_plan(self, segment: WeightsSegment, start: int, size: int, counts: NDArray[np.int64]) -> None:
         assert segment.ideal is not None
         length = 2 * len(self._plan) if segment is self._segment else max(_SHORTEST, len(counts) // _DOMAINS_PER_SLOT)
         length = max(min(length, _LONGEST), size)

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from lightning_dga.data.sampling.multinomial import Multinomial
 from lightning_dga.data.sampling.quota import Quota
-from lightning_dga.data.sampling.segment import Segment
+from lightning_dga.data.sampling.segment import WeightsSegment
 
 
 class Sampling(Protocol):
     """Chooses the domains of the stream's samples; a pure function of its arguments, whatever it keeps to be quick."""
 
-    def enter(self, segment: Segment, before: Segment | None, counts: NDArray[np.int64]) -> None:
+    def enter(self, segment: WeightsSegment, before: WeightsSegment | None, counts: NDArray[np.int64]) -> None:
         """Prepares a segment when the stream reaches it.
 
         Args:
@@ -24,7 +24,7 @@ class Sampling(Protocol):
         """
         ...
 
-    def domains(self, segment: Segment, start: int, size: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    def domains(self, segment: WeightsSegment, start: int, size: int, counts: NDArray[np.int64]) -> NDArray[np.int64]:
         """The domains of samples ``start`` to ``start + size``, all of one segment.
 
         Args:

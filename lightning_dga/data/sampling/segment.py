@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(eq=False)
-class Segment:
+class WeightsSegment:
     """Weights, and where in the stream they were set and took effect.
 
     Attributes:
@@ -40,7 +40,7 @@ class Segment:
         return state | {name: torch.from_numpy(a.copy()) for name, a in arrays.items() if a is not None}
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, Any]) -> "Segment":
+    def from_state_dict(cls, state: dict[str, Any]) -> "WeightsSegment":
         """The segment that :meth:`state_dict` was taken of."""
         arrays = {
             name: state[name].numpy().astype(np.float64, copy=True) for name in ("weights", "ideal") if name in state

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Iterable domains: split into shards over ranks, read in passes, resumed by their own state where they have one."""

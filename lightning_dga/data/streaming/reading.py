@@ -22,7 +22,7 @@ class Readings:
         self._known: dict[_Key, tuple[int, int, dict[int, int]]] = {}
 
     def add(self, progress: dict[_Key, tuple[int, int, dict[int, int]]]) -> None:
-        """Takes a process's :attr:`~lightning_dga.data.streaming.streams.StreamReader.progress` of each shard that it reads."""
+        """Takes the ``progress`` of a process's :class:`~lightning_dga.data.streaming.streams.StreamReader`."""
         for key, (epoch, read, ends) in progress.items():
             known = self._known.get(key)
             if known is None or known[:2] < (epoch, read):

@@ -2,9 +2,10 @@
 
 A stream that can be split (``num_shards`` and ``shard(num_shards, index)``, as Hugging Face's) is split once and for
 all into shards. Which of them serves a sample follows from the sample's place in the batch over all processes and from
-which shards have ended (:mod:`~lightning_dga.data.streaming.passes`); a place keeps to neighbouring shards, so that each process
-mostly reads shards of its own, and together they read a stream about once. Nothing depends on how many processes there
-are, so a run continues with more or fewer. A stream that cannot be split is one shard, which every process reads.
+which shards have ended (:mod:`~lightning_dga.data.streaming.passes`); a place keeps to neighbouring shards, so that
+each process mostly reads shards of its own, and together they read a stream about once. Nothing depends on how many
+processes there are, so a run continues with more or fewer. A stream that cannot be split is one shard, which every
+process reads.
 
 Whether a shard has ended by a sample has to be known to all processes. They tell one another how far they have read;
 where that does not reach, a process reads the shard itself.
@@ -125,7 +126,7 @@ class ShardedStreams:
                 self._ahead[key] = self._executor().submit(self._readers[key].read_ahead, ahead)
         return found
 
-    def hand_over(self, draw: Draw) -> None:
+    def deliver(self, draw: Draw) -> None:
         """Says that a draw is being given to training: what precedes it will not be asked for again."""
         before = self._at[draw.start]
         _, after = self._drawn.popleft()

@@ -72,9 +72,9 @@ LANGUAGE = {
 ALL = [(SEQUENCES, sequences, name) for name in SEQUENCES] + [(LANGUAGE, tokens, name) for name in LANGUAGE]
 
 
-def leftovers(model, estimator):
+def uncovered(model, estimator):
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    return {names[index] for index in estimator._plan.leftovers}
+    return {names[index] for index in estimator._plan.uncovered}
 
 
 @pytest.mark.parametrize(("models", "data", "name"), ALL, ids=[name for *_, name in ALL])
@@ -83,7 +83,7 @@ def test_it_equals_the_float64_reference(models, data, name):
     model, probes, estimator = make(), data(), Batched()
     wanted = expected(model, probes)
     assert_exact(measure(estimator, model, probes), wanted)
-    assert leftovers(model, estimator) == set(left)
+    assert uncovered(model, estimator) == set(left)
     assert_exact(measure(estimator, model, replace(probes, most=4)), wanted)
 
 
@@ -107,7 +107,7 @@ def test_leftovers_in_a_reentrant_checkpoint_leave_no_gradient_behind():
 def test_a_weight_that_a_hook_makes():
     model, probes, estimator = Block(nn.utils.weight_norm(nn.Linear(4, 4))), sequences(), Batched()
     assert_exact(measure(estimator, model, probes), measure(Backward(), model, probes).values)
-    assert leftovers(model, estimator) == {"between.weight_g", "between.weight_v"}
+    assert uncovered(model, estimator) == {"between.weight_g", "between.weight_v"}
 
 
 @pytest.mark.parametrize("size", [1, 6])
@@ -125,7 +125,7 @@ def test_the_reference_model_has_no_leftovers():
         return module.alignment_loss(batch[0])
 
     assert_exact(measure(estimator, model, probes, loss), expected(model, probes, loss))
-    assert not estimator._plan.leftovers
+    assert not estimator._plan.uncovered
 
 
 @pytest.mark.parametrize("whole", [True, False])
@@ -190,10 +190,10 @@ def test_a_layer_that_is_called_in_another_way_later_is_left_over_then():
     model, probes, estimator = Block(Sometimes()), sequences(), Batched()
     wanted = expected(model, probes)
     assert_exact(measure(estimator, model, probes), wanted)
-    assert not leftovers(model, estimator)
+    assert not uncovered(model, estimator)
     model.between.by_token = True
     assert_exact(measure(estimator, model, probes), wanted)
-    assert leftovers(model, estimator) == {"between.layer.weight", "between.layer.bias"}
+    assert uncovered(model, estimator) == {"between.layer.weight", "between.layer.bias"}
 
 
 def test_a_use_that_appears_later_is_a_leftover():
@@ -205,7 +205,7 @@ def test_a_use_that_appears_later_is_a_leftover():
 
     extra = 0
     measure(estimator, model, probes, loss)
-    assert not leftovers(model, estimator)
+    assert not uncovered(model, estimator)
     extra = 0.1
     assert_exact(measure(estimator, model, probes, loss), expected(model, probes, loss))
 

@@ -17,7 +17,7 @@ SHOWN = {"dga/target_loss", "dga/target_norm", "dga/effective_domains", "dga/sta
 SHOWN |= {f"dga/{what}/domain{i}" for what in ("weight", "alignment") for i in range(3)}
 
 
-class Rows(Logger):
+class SampleDimension(Logger):
     """Keeps what is logged, by step."""
 
     name, version = "rows", 0
@@ -134,7 +134,7 @@ def test_what_the_module_logs_is_as_without_the_callback():
 
     def logged(*callbacks):
         torch.manual_seed(0)
-        rows = Rows()
+        rows = SampleDimension()
         fit = trainer(*callbacks, logger=rows, log_every_n_steps=1, max_epochs=2, max_steps=-1)
         fit.fit(Talkative(), datamodule=mixture(batches_per_epoch=3))
         ours = {name for name in fit.callback_metrics if name in SHOWN or name.startswith("dga/si")} | {"dga/seconds"}
@@ -168,7 +168,7 @@ class TwoOptimizers(Plain):
 
 @pytest.mark.parametrize("period", [1, 3])
 def test_a_step_of_two_optimizers_is_one_step(period):
-    rows = Rows()
+    rows = SampleDimension()
     fit = trainer(backward(period), logger=rows, log_every_n_steps=1, max_steps=24)
     fit.fit(TwoOptimizers(), datamodule=mixture())
     assert rows.steps_of("train/step") == list(range(12))
@@ -181,7 +181,7 @@ def test_batches_that_only_accumulate_by_hand_are_no_steps():
             if batch_idx % 3 == 2:
                 super().training_step(batch, batch_idx)
 
-    rows = Rows()
+    rows = SampleDimension()
     fit = trainer(backward(2), logger=rows, log_every_n_steps=1, max_steps=8)
     fit.fit(Accumulates(), datamodule=mixture())
     assert rows.steps_of("dga/target_loss") == [5, 11]
@@ -189,7 +189,7 @@ def test_batches_that_only_accumulate_by_hand_are_no_steps():
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_logged_step_is_that_of_the_same_batch(accumulate):
-    rows = Rows()
+    rows = SampleDimension()
     fit = trainer(backward(2), logger=rows, log_every_n_steps=1, max_steps=6, accumulate_grad_batches=accumulate)
     fit.fit(Plain(), datamodule=mixture(batches_per_epoch=30))
     assert rows.steps_of("dga/target_loss") == [1, 3, 5]

@@ -21,7 +21,7 @@ class Saves(Callback):
             trainer.save_checkpoint(self.file)
 
 
-class Rows(Callback):
+class SampleDimension(Callback):
     def __init__(self):
         self.rows = []
 
@@ -56,7 +56,7 @@ def aligner(**arguments):
 
 def run(callback, *others, module=Plain, steps=12, ckpt_path=None, **arguments):
     torch.manual_seed(0)
-    model, rows, data = module(), Rows(), mixture(size=20, **arguments)
+    model, rows, data = module(), SampleDimension(), mixture(size=20, **arguments)
     trainer(*others, callback, rows, max_steps=steps).fit(model, datamodule=data, ckpt_path=ckpt_path)
     return rows.rows, model.state_dict()
 

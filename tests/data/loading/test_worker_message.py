@@ -6,7 +6,7 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 import torch
 
-from lightning_dga.data.loading.worker_message import Parcel
+from lightning_dga.data.loading.worker_message import WorkerMessage
 from tests.helpers.toys import mixture
 
 Pair = namedtuple("Pair", ["first", "second"])
@@ -15,7 +15,7 @@ SMALL, LARGE = 16, 100_000
 
 def sent(content):
     """What arrives of it, and how many bytes the message has."""
-    message = bytes(ForkingPickler.dumps(Parcel(content)))
+    message = bytes(ForkingPickler.dumps(WorkerMessage(content)))
     return pickle.loads(message), len(message)
 
 

@@ -21,7 +21,7 @@ def take(composition, batches, size=8):
     out = []
     for _ in range(batches):
         draw = composition.draw(size)
-        composition.hand_over(draw)
+        composition.deliver(draw)
         out += list(zip(draw.domains.tolist(), draw.positions.tolist(), strict=True))
     return out
 
@@ -57,7 +57,7 @@ def test_new_weights_take_effect_with_the_next_sample_whatever_was_drawn_ahead()
     ahead, plain = Composition(simplex(1, 1, 1)), Composition(simplex(1, 1, 1))
     first = ahead.draw(8)
     queued = [ahead.draw(8) for _ in range(4)]
-    ahead.hand_over(first)
+    ahead.deliver(first)
     ahead.set_weights(simplex(1, 0, 0))
     take(plain, 1)
     plain.set_weights(simplex(1, 0, 0))
@@ -71,11 +71,11 @@ def test_a_lag_lets_queued_work_stand_and_recalls_what_lies_beyond():
     composition = Composition(simplex(1, 1, 1), lag=16)
     first = composition.draw(8)
     queued = [composition.draw(8) for _ in range(4)]
-    composition.hand_over(first)
+    composition.deliver(first)
     composition.set_weights(simplex(0, 0, 1))
     assert [composition.is_pending(draw) for draw in queued] == [True, True, False, False]
     for draw in queued[:2]:
-        composition.hand_over(draw)
+        composition.deliver(draw)
     assert {domain for domain, _ in take(composition, 2)} == {2}
 
 
@@ -90,7 +90,7 @@ def test_a_recalled_draw_cannot_be_handed_over():
     draw = composition.draw(4)
     composition.recall_pending()
     with pytest.raises(RuntimeError, match="recalled"):
-        composition.hand_over(draw)
+        composition.deliver(draw)
 
 
 @pytest.mark.parametrize("sampling", ["multinomial", "quota"])
@@ -112,7 +112,7 @@ def test_resuming_anywhere_continues_the_sequence(sampling, data):
                 queue.append(composition.draw(8))
             queue = [draw for draw in queue if composition.is_pending(draw)] or [composition.draw(8)]
             draw = queue.pop(0)
-            composition.hand_over(draw)
+            composition.deliver(draw)
             out.append(list(zip(draw.domains.tolist(), draw.positions.tolist(), strict=True)))
             if step + 1 in changes and step + 1 < last:
                 composition.set_weights(as_weights(changes[step + 1], NAMES))
@@ -146,7 +146,7 @@ def test_a_signal_may_take_the_state_between_any_two_lines(sampling):
     ahead = [composition.draw(8) for _ in range(3)]
     sys.settrace(between_lines)
     try:
-        composition.hand_over(ahead[0])
+        composition.deliver(ahead[0])
         composition.draw(8)
         composition.recall_pending()
         composition.draw(8)

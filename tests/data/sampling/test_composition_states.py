@@ -33,14 +33,14 @@ class Calls(RuleBasedStateMachine):
         self.pending += self.tried.draw_several(SIZE, number)
 
     @rule()
-    def hand_over(self):
+    def deliver(self):
         self.pending = [draw for draw in self.pending if self.tried.is_pending(draw)]
         if not self.pending:
             self.pending.append(self.tried.draw(SIZE))
         draw = self.pending.pop(0)
-        self.tried.hand_over(draw)
+        self.tried.deliver(draw)
         expected = self.plain.draw(SIZE)
-        self.plain.hand_over(expected)
+        self.plain.deliver(expected)
         assert np.array_equal(draw.domains, expected.domains)
         assert np.array_equal(draw.positions, expected.positions)
         assert draw.version == expected.version
@@ -109,7 +109,7 @@ class Debts(RuleBasedStateMachine):
     @rule()
     def train(self):
         draw = self.composition.draw(SIZE) if not self.composition._pending else self.composition._pending[0]
-        self.composition.hand_over(draw)
+        self.composition.deliver(draw)
         self.domains += draw.domains.tolist()
 
     @rule(number=st.integers(1, 4))

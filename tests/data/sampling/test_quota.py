@@ -14,7 +14,7 @@ def sequence(composition, samples, size):
     draws = []
     for _ in range(samples // size):
         draws.append(composition.draw(size))
-        composition.hand_over(draws[-1])
+        composition.deliver(draws[-1])
     return np.concatenate([draw.domains for draw in draws])
 
 

@@ -69,7 +69,7 @@ def build_bins(
     """Tokenises every domain and target of a folder, for :func:`~lightning_dga.data.text.token_bins_mixture`.
 
     Args:
-        root: A folder of domains and targets, as :func:`~lightning_dga.data.text.builders.folder_corpus` reads it.
+        root: A folder of domains and targets, as :func:`~lightning_dga.data.text.folder_corpus` reads it.
         output: The folder to write to. If it holds part of the same work, that is not done again; files are the same
             while their names, sizes and times are.
         vocab_size: Most token ids of the tokenizer that is trained.

@@ -27,8 +27,8 @@ def folder_corpus(
     An entry is a file ``<name>.jsonl`` with ``{"text": ...}`` on each line, another file of text that
     :class:`~lightning_dga.data.text.DocumentStream` reads (``.parquet``, ``.jsonl.gz``, …), or a folder ``<name>`` of
     such files or of plain ``.txt``. Those called ``target_<name>`` are targets and never domains. Hidden files and
-    folders are passed over at every level (:func:`~lightning_dga.data.text.readers.listing.is_hidden`); a warning names what
-    else is there and not read.
+    folders are passed over at every level (:func:`~lightning_dga.data.text.readers.listing.is_hidden`); a warning names
+    what else is there and not read.
 
     Args:
         root: The folder.

@@ -25,7 +25,7 @@ def folder_mixture(
     """The mixture of a folder of domains and targets.
 
     Args:
-        root: The folder; see :func:`~lightning_dga.data.text.builders.folder_corpus`.
+        root: The folder; see :func:`~lightning_dga.data.text.folder_corpus`.
         target: ``<name>`` of the target.
         target_documents: How many documents of the target set to keep.
         target_seed: Which ones.
@@ -47,7 +47,7 @@ def clustered_mixture(
     """The mixture of the clusters of a folder's documents.
 
     Args:
-        root: The folder; see :func:`~lightning_dga.data.text.builders.folder_corpus`.
+        root: The folder; see :func:`~lightning_dga.data.text.folder_corpus`.
         target: ``<name>`` of the target.
         labels: A ``.npy`` file with the cluster of each document, as ``dga-domains cluster`` writes it.
         target_documents: How many documents of the target set to keep.
