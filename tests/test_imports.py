@@ -23,6 +23,7 @@ PARTS = [
     ("lightning_dga.domains", ("torch", "sklearn", *LIGHTNING)),
     ("lightning_dga.cli.report", ("torch", "matplotlib", *LIGHTNING)),
     ("lightning_dga.reweighting", LIGHTNING),
+    ("lightning_dga.data.sampling", LIGHTNING),
     ("lightning_dga.alignment", LIGHTNING),
 ]
 

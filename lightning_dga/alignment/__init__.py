@@ -1,7 +1,5 @@
 """Model and batches to alignments. Autograd lives here; no data loading, no Trainer."""
 
-from collections.abc import Callable
-
 from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_overhead
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
 from lightning_dga.alignment.estimators.auto import Auto
@@ -25,15 +23,8 @@ from lightning_dga.alignment.probing.loss import (
 )
 from lightning_dga.alignment.probing.origins import NamedProbes
 from lightning_dga.alignment.probing.probes import ProbeBatch, Probes
+from lightning_dga.alignment.registry import ESTIMATORS, register_estimator
 from lightning_dga.alignment.step_estimator import StepEstimator
-
-ESTIMATORS: dict[str, Callable[[], Estimator | StepEstimator | Auto]] = {
-    "auto": Auto,
-    "backward": Backward,
-    "batched": Batched,
-    "finite_difference": FiniteDifference,
-    "in_step": InStep,
-}
 
 __all__ = [
     "ESTIMATORS",
@@ -64,6 +55,7 @@ __all__ = [
     "expected_overhead",
     "find_loss",
     "isolated",
+    "register_estimator",
     "target_loss",
     "training_step_loss",
     "uses_training_step",

@@ -40,20 +40,19 @@ from lightning_dga.engine.protocols import Mixture
 from lightning_dga.engine.resuming import Described, mismatch, rule_name, unlike
 from lightning_dga.handover import Handover
 from lightning_dga.reweighting import (
-    DGA,
-    DistributionReweighting,
+    Distributions,
     Rule,
     RuleState,
-    Static,
     make_rule,
-    needs_losses_only,
+    measured_over,
+    traits,
 )
 
 _STATE_FORMAT = 1
 # attributes that no copy has; Lightning makes `log` and `log_dict` methods of the module
 _OF_A_RUN = {
     *("_watchdog", "_agreement", "_checked", "_monitored", "_target_loss_step", "_not_finite", "_scale", "_advised"),
-    *("log", "log_dict"),
+    *("_measured_over", "log", "log_dict"),
 }
 # parts of a rule's state that are what its user gave it
 _GIVEN_TO_A_RULE = ("prior", "reference")
@@ -197,7 +196,7 @@ class DynamicGradientAlignment(Callback):
         self._measurer = Measurer(
             ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator,
             Settings(
-                probe_batch_size, loss_fn, parameters, preconditioner, max_age, losses=needs_losses_only(self.rule)
+                probe_batch_size, loss_fn, parameters, preconditioner, max_age, losses=traits(self.rule).losses_only
             ),
         )
         self._progress = _Progress()
@@ -214,6 +213,7 @@ class DynamicGradientAlignment(Callback):
         self._agreement: Agreement | None = None
         self._checked = (-1, 0)
         self._monitored = Monitored()
+        self._measured_over: Distributions | None = None
         self._target_loss_step = -1
         self._not_finite = 0
         self._scale = 1.0
@@ -255,7 +255,7 @@ class DynamicGradientAlignment(Callback):
     @property
     def moves_weights(self) -> bool:
         """Whether the rule moves the weights; if not, those that the data module is given hold, also on resume."""
-        return not isinstance(self.rule, Static)
+        return traits(self.rule).moves
 
     def should_update(self, step: int) -> bool:
         """Whether to align after an optimizer step; override it for a schedule of your own.
@@ -278,7 +278,7 @@ class DynamicGradientAlignment(Callback):
                 "weights; give it one. To measure beside another rule, use `rule='static'` in a run of its own."
             )
         mixture = _mixture(trainer)
-        if not mixture.target_names and not (self._goes_by_losses or isinstance(self.rule, Static)):
+        if not mixture.target_names and not (self._goes_by_losses or not self.moves_weights):
             raise MisconfigurationException(
                 f"{type(mixture).__name__} has no `target`: give the target set to `super().__init__`, or assign "
                 f"`self.target` in `setup(stage)`. The rule {rule_name(self.rule)} moves the mixture toward it; 'odm' "
@@ -301,8 +301,6 @@ class DynamicGradientAlignment(Callback):
                 f"{type(pl_module).__name__} has no trainable parameter, so there is no gradient to align."
             )
         mixture = _mixture(trainer)
-        if isinstance(self.rule, DistributionReweighting):
-            self._measurer.mixtures = self.rule.mixtures(mixture.domain_names)
         self._take_up(trainer, mixture)
 
     def _take_up(self, trainer: Any, mixture: Mixture) -> None:
@@ -311,10 +309,12 @@ class DynamicGradientAlignment(Callback):
         now = Described.of(mixture.domain_names, mixture.target_names, self.rule)
         exposure = _exposure(trainer, self.every_n_steps)
         try:
+            self._measured_over = measured_over(self.rule, mixture.domain_names)
             weights, fresh = self.rule.start(mixture.domain_names, mixture.weights, exposure)
         except ValueError as error:
             # a prior or histogram that does not fit these domains
             raise MisconfigurationException(str(error)) from error
+        self._measurer.mixtures = None if self._measured_over is None else self._measured_over.mixtures
         if progress.weights is None:
             self._commit(_Progress(weights=weights, weights_version=mixture.weights_version, rule=fresh), mixture)
         else:
@@ -337,7 +337,7 @@ class DynamicGradientAlignment(Callback):
     def _with_new_settings(self, progress: _Progress, weights: Tensor, fresh: RuleState) -> _Progress:
         """Lets a resumed run have the settings that its rule has now."""
         rank_zero_info(f"The settings of `rule` are not those of the checkpoint; from now on it is {self.rule!r}.")
-        if isinstance(self.rule, Static):
+        if not self.moves_weights:
             return replace(progress, weights=weights, rule=fresh)
         said = (name for name in _GIVEN_TO_A_RULE if name in fresh and name in progress.rule)
         return replace(progress, rule={**progress.rule, **{name: fresh[name] for name in said}})
@@ -375,7 +375,7 @@ class DynamicGradientAlignment(Callback):
 
     @property
     def _goes_by_losses(self) -> bool:
-        return needs_losses_only(self.rule)
+        return traits(self.rule).losses_only
 
     def _is_due(self, step: int) -> bool:
         # a fixed mixture without a target is not measured by anything
@@ -456,7 +456,7 @@ class DynamicGradientAlignment(Callback):
         monitoring.log(trainer, metrics)
         if alignments is not None:
             self._target_loss_step = trainer.global_step
-        moving = not isinstance(self.rule, DGA | Static)
+        moving = self.moves_weights and not traits(self.rule).limits_repetition
         self._advise(advice.in_training(mixture.domain_names, weights, exposure, moving=moving))
         self._advise(advice.on_noise(averages.signal_to_noise, self._progress.updates))
 
@@ -502,7 +502,7 @@ class DynamicGradientAlignment(Callback):
 
     def _metrics(self, mixture: Mixture) -> dict[str, float]:
         progress = self._progress
-        measured = self.rule.names if isinstance(self.rule, DistributionReweighting) else mixture.domain_names
+        measured = mixture.domain_names if self._measured_over is None else self._measured_over.names
         return monitoring.mixture_metrics(mixture, progress.seconds) | monitoring.alignment_metrics(
             mixture, measured, progress.alignments, progress.averages.signal_to_noise
         )

@@ -1,11 +1,15 @@
 """Weights to batches: sources, composition, loader and data module. No model in here."""
 
-from lightning_dga.data.datamodule import MixtureDataModule
+from typing import TYPE_CHECKING, Any
+
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.loading.loader import BatchInfo, MixtureLoader
 from lightning_dga.data.probes import Probe, ProbeReader, Probes
 from lightning_dga.data.sampling.composition import Composition, Draw
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, ShuffledOrder, Sources
+
+if TYPE_CHECKING:
+    from lightning_dga.data.datamodule import MixtureDataModule
 
 __all__ = [
     "BatchInfo",
@@ -22,3 +26,12 @@ __all__ = [
     "ShuffledOrder",
     "Sources",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # the one class that needs Lightning, which whoever wants the sampling alone does without
+    if name == "MixtureDataModule":
+        from lightning_dga.data.datamodule import MixtureDataModule
+
+        return MixtureDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightning_dga.core.data_budget import DataBudget
-from lightning_dga.reweighting import PaperDGA, Static
+from lightning_dga.reweighting import traits
 
 # of the run: a mixture that needs longer to move is late for most of it
 _LARGEST_LAG = 0.15
@@ -34,7 +34,7 @@ def before_training(rule: Any, every_n_steps: int, updates: float | None) -> Ite
         every_n_steps: Reweighting period.
         updates: How often the run will align; ``None`` if not known.
     """
-    if updates is None or isinstance(rule, Static):
+    if updates is None or not traits(rule).moves:
         return
     if updates < _FEWEST_UPDATES:
         yield Advice(
@@ -42,11 +42,11 @@ def before_training(rule: Any, every_n_steps: int, updates: float | None) -> Ite
             f"The run aligns {updates:.0f} times: with `every_n_steps` {every_n_steps} the mixture hardly moves "
             "before it ends. Lower `every_n_steps`.",
         )
-    elif isinstance(rule, PaperDGA) and 1 / rule.ema > _LARGEST_LAG * updates:
+    elif (lag := traits(rule).lag) > _LARGEST_LAG * updates:
         yield Advice(
             "lag",
-            f"The mixture lags {1 / rule.ema:,.0f} of {updates:,.0f} updates behind the alignments (`every_n_steps` "
-            f"{every_n_steps}, `ema` {rule.ema}), too long to move in time. Lower `every_n_steps`, or raise `ema`.",
+            f"The mixture lags {lag:,.0f} of {updates:,.0f} updates behind the alignments (`every_n_steps` "
+            f"{every_n_steps}), too long to move in time. Lower `every_n_steps`, or raise the rule's `ema`.",
         )
 
 

@@ -1,7 +1,7 @@
 """Reweighting a few distributions over the domains in place of the domains: distribution reweighting."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from lightning_dga.core.basis import Basis
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.core.weights import WeightsLike, as_weights
 from lightning_dga.reweighting.rule import Rule, RuleState
+from lightning_dga.reweighting.traits import Distributions, Traits, measured_over, traits
 
 _INNER = "rule/"
 
@@ -52,6 +53,18 @@ class DistributionReweighting:
         """The basis distributions, ``[N, k]`` float64, rows on the simplex: P transposed."""
         rows = (as_weights(one, domain_names, argument=f"basis[{name!r}]") for name, one in self._columns.items())
         return torch.stack(list(rows))
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the rule."""
+        return traits(self.rule)
+
+    def measured_over(self, domain_names: Sequence[str]) -> Distributions:
+        """The basis distributions; or, where the rule itself is over distributions of these, those."""
+        mixtures, inner = self.mixtures(domain_names), measured_over(self.rule, self.names)
+        return (
+            Distributions(self.names, mixtures) if inner is None else replace(inner, mixtures=inner.mixtures @ mixtures)
+        )
 
     @cached_property
     def _columns(self) -> Mapping[str, WeightsLike | Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from lightning_dga.core.moving_moments import MovingMoments
 from lightning_dga.core.usual_norm import UsualNorm, is_size
 from lightning_dga.core.weights import as_weights
 from lightning_dga.reweighting.mirror import check_ema, check_step_size
+from lightning_dga.reweighting.registry import register_rule
 from lightning_dga.reweighting.repetition import (
     EPOCHS,
     check_epochs,
@@ -21,12 +22,14 @@ from lightning_dga.reweighting.repetition import (
     remaining,
 )
 from lightning_dga.reweighting.rule import RuleState
+from lightning_dga.reweighting.traits import Traits
 
 _TINY = torch.finfo(torch.float64).tiny
 # a prior that has this share of the advantage that alignments see is not trusted at all, or in full
 _DOUBTED, _TRUSTED = 0.4, 0.8
 
 
+@register_rule("dga")
 @dataclass(frozen=True)
 class DGA:
     """Dynamic gradient alignment without a scale, which forgets, and which minds repetition: the default rule.
@@ -60,6 +63,8 @@ class DGA:
     Raises:
         ValueError: If a setting is out of range; from :meth:`start`, if the prior does not fit the domains.
     """
+
+    traits: ClassVar[Traits] = Traits(limits_repetition=True)
 
     step_size: float = 3.0
     ema: float = 0.1

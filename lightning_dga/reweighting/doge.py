@@ -10,11 +10,13 @@ from lightning_dga.core.alignments import Alignments
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.core.usual_norm import is_size
 from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
+from lightning_dga.reweighting.registry import register_rule
 from lightning_dga.reweighting.rule import RuleState
 
 _LARGEST = 5.0
 
 
+@register_rule("doge")
 @dataclass(frozen=True)
 class DoGE:
     """Domain reweighting with generalization estimation (arXiv 2310.15393), on the model itself.

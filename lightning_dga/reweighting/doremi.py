@@ -12,9 +12,12 @@ from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.core.weights import in_order
 from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
 from lightning_dga.reweighting.odm import domain_losses
+from lightning_dga.reweighting.registry import register_rule
 from lightning_dga.reweighting.rule import RuleState
+from lightning_dga.reweighting.traits import Traits
 
 
+@register_rule("doremi")
 @dataclass(frozen=True)
 class DoReMi:
     """Raises the domains whose loss exceeds a reference model's the most (group DRO, arXiv 2305.10429).
@@ -35,7 +38,7 @@ class DoReMi:
         ValueError: If a setting is out of range; from :meth:`start`, if the reference does not fit the domains.
     """
 
-    losses_only: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(losses_only=True)
     reference: Mapping[str, float] | Sequence[float] | Any = None
     step_size: float = 1.0
     smoothing: float = 1e-3

@@ -2,20 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.core.weights import as_weights
+from lightning_dga.reweighting.registry import register_rule
 from lightning_dga.reweighting.repetition import EPOCHS, check_epochs, planned_samples
 from lightning_dga.reweighting.rule import RuleState
+from lightning_dga.reweighting.traits import Traits
 
 
+@register_rule("static")
 @dataclass(frozen=True)
 class Static:
     """Keeps the weights that the data module has; alignments are measured and logged only."""
+
+    traits: ClassVar[Traits] = Traits(moves=False)
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
@@ -28,6 +33,7 @@ class Static:
         return weights, state
 
 
+@register_rule("uniform")
 @dataclass(frozen=True)
 class Uniform(Static):
     """Gives every domain the same weight."""
@@ -37,6 +43,7 @@ class Uniform(Static):
         return as_weights(None, domain_names), {}
 
 
+@register_rule("importance")
 @dataclass(frozen=True)
 class Importance(Static):
     """Importance sampling: draws each domain as often as the target set falls into it (CRISP, arXiv 2410.03735).
@@ -49,6 +56,8 @@ class Importance(Static):
         ValueError: From :meth:`start`, if the prior is missing or does not fit the domains.
     """
 
+    needs_prior: ClassVar[bool] = True
+
     prior: Mapping[str, float] | Sequence[float] | Any = None
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
@@ -56,6 +65,7 @@ class Importance(Static):
         return _shares(self.prior, domain_names), {}
 
 
+@register_rule("water_filling")
 @dataclass(frozen=True)
 class WaterFilling(Static):
     """Importance sampling that minds repetition: no domain is passed over much oftener than the others.
@@ -71,6 +81,8 @@ class WaterFilling(Static):
         ValueError: If ``epochs`` is not positive; from :meth:`start`, if the prior is missing or does not fit
             the domains.
     """
+
+    needs_prior: ClassVar[bool] = True
 
     prior: Mapping[str, float] | Sequence[float] | Any = None
     epochs: float = EPOCHS

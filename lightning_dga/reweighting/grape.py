@@ -9,9 +9,11 @@ from torch import Tensor
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting.mirror import averaged, check_step_size, stepped
+from lightning_dga.reweighting.registry import register_rule
 from lightning_dga.reweighting.rule import RuleState
 
 
+@register_rule("grape")
 @dataclass(frozen=True)
 class Grape:
     """Group robust multi-target adaptation (GRAPE, arXiv 2505.20380): domain weights and target weights in turn.

@@ -10,6 +10,7 @@ from lightning_dga.core.alignments import Alignments
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting.mirror import check_step_size
 from lightning_dga.reweighting.rule import Rule, RuleState
+from lightning_dga.reweighting.traits import Distributions, Traits, measured_over, traits
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class Guarded:
     def __post_init__(self) -> None:
         check_step_size(self.most, "most")
         check_step_size(self.step_size)
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the rule, which needs the alignments with the guarded target in any case."""
+        return replace(traits(self.rule), losses_only=False)
+
+    def measured_over(self, domain_names: Sequence[str]) -> Distributions | None:
+        """What the rule is measured over."""
+        return measured_over(self.rule, domain_names)
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""

@@ -11,9 +11,12 @@ from torch import Tensor
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting.mirror import check_ema
+from lightning_dga.reweighting.registry import register_rule
 from lightning_dga.reweighting.rule import RuleState
+from lightning_dga.reweighting.traits import Traits
 
 
+@register_rule("odm")
 @dataclass(frozen=True)
 class ODM:
     """Online data mixing (arXiv 2312.02406): Exp3 (Auer et al., 2002) with the training loss for a reward.
@@ -27,7 +30,7 @@ class ODM:
         reward_scale: What a loss is divided by; 10 in the authors' code, for nats per token.
     """
 
-    losses_only: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(losses_only=True)
     ema: float = 0.1
     reward_scale: float = 10.0
 

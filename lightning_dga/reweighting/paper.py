@@ -8,11 +8,14 @@ from torch import Tensor
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting.mirror import averaged, check_ema, check_step_size, stepped
+from lightning_dga.reweighting.registry import register_rule
 from lightning_dga.reweighting.rule import RuleState
+from lightning_dga.reweighting.traits import Traits
 
 _READINGS = ("unsmoothed", "averaged")
 
 
+@register_rule("dga_paper")
 @dataclass(frozen=True)
 class PaperDGA:
     """Mirror descent on the raw inner products, then an exponential moving average of the weights (arXiv 2410.02498).
@@ -38,6 +41,11 @@ class PaperDGA:
         check_ema(self.ema)
         if self.steps_from not in _READINGS:
             raise ValueError(f"`steps_from` must be one of {', '.join(_READINGS)}, got {self.steps_from!r}.")
+
+    @property
+    def traits(self) -> Traits:
+        """The average follows the mirror steps after about ``1 / ema`` updates."""
+        return Traits(lag=1 / self.ema)
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""

@@ -15,6 +15,7 @@ from lightning_dga.alignment.estimators.self_test import RehearsedStep, SomeDoma
 from lightning_dga.alignment.gradients.target import target_gradient
 from lightning_dga.alignment.probing.compiled import is_compiled
 from lightning_dga.alignment.probing.loss import ProbeLoss
+from lightning_dga.alignment.registry import register_estimator
 from lightning_dga.alignment.step_estimator import StepEstimator
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.distributed import all_reduce_, is_sharded, to_local
@@ -25,6 +26,7 @@ _TRIAL_SAMPLES = 32
 _CANDIDATES: Mapping[str, Callable[[], Estimator]] = {"batched": Batched}
 
 
+@register_estimator("auto")
 class Auto:
     """Chooses the cheapest estimator that agrees with the reference on this model.
 

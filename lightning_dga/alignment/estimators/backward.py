@@ -7,10 +7,12 @@ import torch
 from lightning_dga.alignment.estimator import Measurement
 from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import TargetGradient, target_gradient
+from lightning_dga.alignment.registry import register_estimator
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.distributed import world_size
 
 
+@register_estimator("backward")
 class Backward:
     """Exact alignments of any model: the target gradient is held, each domain's is multiplied with it and dropped.
 

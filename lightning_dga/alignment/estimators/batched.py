@@ -16,10 +16,12 @@ from lightning_dga.alignment.per_sample.plan import Plan, make_plan, signature
 from lightning_dga.alignment.per_sample.samples import Layer, MisfitError, attached, per_sample_forwards
 from lightning_dga.alignment.probing.compiled import eagerly
 from lightning_dga.alignment.probing.probes import ProbeBatch
+from lightning_dga.alignment.registry import register_estimator
 from lightning_dga.core.alignments import Alignments, SampleAlignments
 from lightning_dga.distributed import all_reduce_
 
 
+@register_estimator("batched")
 class Batched:
     """Exact alignments of each sample of a batch, whatever domains they are of, from one backward pass for all.
 

@@ -17,6 +17,7 @@ from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import TargetGradient, target_gradient
 from lightning_dga.alignment.probing.loss import MeanLossError, ProbeLoss
 from lightning_dga.alignment.probing.probes import ProbeBatch, Probes
+from lightning_dga.alignment.registry import register_estimator
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.distributed import all_reduce_, is_sharded, replicas, reshard, to_local, world_size
 
@@ -28,6 +29,7 @@ _BATCHES_AT_ONCE = 16
 _Losses = Callable[[Any], Tensor]
 
 
+@register_estimator("finite_difference")
 class FiniteDifference:
     """Alignments from forward passes alone: slopes of the domains' losses along the target gradient.
 

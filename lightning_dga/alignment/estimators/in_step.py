@@ -19,6 +19,7 @@ from lightning_dga.alignment.per_sample.layer_products import LayerProducts, che
 from lightning_dga.alignment.per_sample.plan import Plan, make_plan, signature
 from lightning_dga.alignment.per_sample.watches import PerSampleWatch, SingleDomainWatch, Watch
 from lightning_dga.alignment.probing.compiled import is_compiled
+from lightning_dga.alignment.registry import register_estimator
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.distributed import any_rank
 
@@ -44,6 +45,7 @@ class _Open:
     mismatch: str | None = None
 
 
+@register_estimator("in_step")
 class InStep:
     """Alignments at the price of the target gradient: the domains' gradients are those that training takes anyway.
 

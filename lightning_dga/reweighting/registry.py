@@ -1,0 +1,85 @@
+"""Rules by name, those of a user's own among them."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any, TypeVar
+
+from lightning_dga.reweighting.rule import Rule
+
+RULES: dict[str, Callable[..., Rule]] = {}
+_Make = TypeVar("_Make", bound=Callable[..., Rule])
+
+
+def register_rule(name: str) -> Callable[[_Make], _Make]:
+    """Lets a rule be given by name: to the callback, on a command line and in a config.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        A decorator for the class of the rule, or for a function that makes one.
+
+    Raises:
+        ValueError: If another rule has the name.
+
+    Example::
+
+        @register_rule("favourite")
+        @dataclass(frozen=True)
+        class Favourite:
+            domain: str = "wiki"
+
+            def start(self, domain_names, weights, exposure): ...
+
+            def update(self, weights, alignments, state, exposure): ...
+
+
+        DynamicGradientAlignment(rule="favourite")
+    """
+
+    def register(make: _Make) -> _Make:
+        if RULES.get(name, make) is not make:
+            raise ValueError(f"`name` {name!r} is that of the rule {RULES[name]!r}; choose another.")
+        RULES[name] = make
+        return make
+
+    return register
+
+
+def make_rule(name: str, **settings: Any) -> Rule:
+    """A rule by name.
+
+    Args:
+        name: A key of ``RULES``.
+        **settings: Its settings; those that are ``None`` are left at their defaults.
+
+    Raises:
+        ValueError: If there is no such rule, it has no such setting, or it lacks one.
+
+    Example:
+        >>> from lightning_dga.reweighting import make_rule
+        >>> make_rule("dga", step_size=0.2)
+        DGA(step_size=0.2, ema=0.1, enough=0.15, epochs=8.0, lookahead=1.25, prior=None)
+    """
+    if name not in RULES:
+        close = get_close_matches(name, RULES, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"`rule` {name!r} is unknown; choose one of {', '.join(sorted(RULES))}, or give a rule object.{hint}"
+        )
+    given = {setting: value for setting, value in settings.items() if value is not None}
+    make = RULES[name]
+    taken = signature(make).parameters
+    unknown = [setting for setting in given if setting not in taken]
+    if unknown:
+        raise ValueError(
+            f"`rule` {name!r} does not take these settings: {', '.join(unknown)}. It takes "
+            f"{', '.join(taken) or 'none'}."
+        )
+    if getattr(make, "needs_prior", False) and "prior" not in given:
+        raise ValueError(
+            f"`rule` {name!r} needs `prior`: how the target spreads over the domains, one number for each. "
+            "`dga-domains histogram DIR TARGET` counts it."
+        )
+    return make(**given)
