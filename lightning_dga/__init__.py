@@ -11,10 +11,10 @@ Example::
 Names are imported on first use (PEP 562), so that a subpackage imported alone costs only what it needs itself.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_dga import _moved
+from lightning_dga._lazy import lazy
 
 if TYPE_CHECKING:
     from lightning_dga.callbacks.dynamic_gradient_alignment import DynamicGradientAlignment
@@ -26,26 +26,15 @@ __version__ = "0.1.0"
 
 _moved.install()
 
-_EXPORTS = {
+_HOMES = {
     "Alignments": "core.alignments",
-    "DynamicGradientAlignment": "callbacks",
-    "MixtureDataModule": "data",
-    "Preempted": "callbacks",
-    "Preemption": "callbacks",
-    "newest_checkpoint": "callbacks",
+    "DynamicGradientAlignment": "callbacks.dynamic_gradient_alignment",
+    "MixtureDataModule": "data.datamodule",
+    "Preempted": "callbacks.preemption",
+    "Preemption": "callbacks.preemption",
+    "newest_checkpoint": "callbacks.checkpoints",
 }
-_SUBPACKAGES = (
-    "alignment",
-    "callbacks",
-    "cli",
-    "core",
-    "data",
-    "domains",
-    "engine",
-    "models",
-    "report",
-    "reweighting",
-)
+_ROOMS = ("alignment", "callbacks", "cli", "core", "data", "domains", "engine", "models", "report", "reweighting")
 
 __all__ = [
     "Alignments",
@@ -58,14 +47,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _SUBPACKAGES:
-        return import_module(f"{__name__}.{name}")
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    return value
+__getattr__ = lazy(__name__, {**_HOMES, **{room: room for room in _ROOMS}})
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_SUBPACKAGES})
+    return sorted({*globals(), *__all__, *_ROOMS})

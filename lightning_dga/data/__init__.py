@@ -1,7 +1,8 @@
 """Weights to batches: sources, composition, loader and data module. No model in here."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lightning_dga._lazy import lazy
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.loading.loader import BatchInfo, MixtureLoader
 from lightning_dga.data.probes import Probe, ProbeReader, Probes
@@ -28,10 +29,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # the one class that needs Lightning, which whoever wants the sampling alone does without
-    if name == "MixtureDataModule":
-        from lightning_dga.data.datamodule import MixtureDataModule
-
-        return MixtureDataModule
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# the one class that needs Lightning, which whoever wants the sampling alone does without
+__getattr__ = lazy(__name__, {"MixtureDataModule": "datamodule"})

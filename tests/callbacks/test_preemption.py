@@ -21,7 +21,7 @@ STEPS = 150
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
 
 
-class MovingMoments:
+class Moments:
     """Counts the moments of a run that a test can tell apart, and sends a signal at one of them."""
 
     def __init__(self, at=None, number=signal.SIGTERM):
@@ -43,7 +43,8 @@ class MovingMoments:
 class Told(Plain):
     def __init__(self, moments, **settings):
         super().__init__(**settings)
-        self.moments = [moments]
+        # of the class, where probes leave it: what an instance holds is put back after each
+        type(self).moments = [moments]
 
     def loss(self, batch):
         self.moments[0]("a training loss" if self.training else "an alignment loss")
@@ -64,7 +65,7 @@ class Told(Plain):
 
 
 class ToldMixture(MixtureDataModule):
-    moments = MovingMoments()
+    moments = Moments()
 
     def set_weights(self, weights):
         self.moments("before new weights")
@@ -130,15 +131,15 @@ def assert_same_run(parts, whole):
 
 def test_fifty_preemptions_change_nothing(tmp_path):
     chosen = random.Random(0)
-    whole = run(tmp_path / "whole", MovingMoments())
+    whole = run(tmp_path / "whole", Moments())
     assert len(whole["rows"]) == STEPS and whole["ended"] is None
     parts, where = [], set()
     while len(parts) < 50:
-        moments = MovingMoments(chosen.randint(1, 25), chosen.choice(SIGNALS))
+        moments = Moments(chosen.randint(1, 25), chosen.choice(SIGNALS))
         parts.append(run(tmp_path / "parts", moments))
         assert moments.where is not None and parts[-1]["ended"].code == 75, "the run was over too soon"
         where.add(moments.where)
-    parts.append(run(tmp_path / "parts", MovingMoments()))
+    parts.append(run(tmp_path / "parts", Moments()))
     assert parts[-1]["ended"] is None
     assert_same_run(parts, whole)
     assert len({row[2] for row in whole["rows"]}) > STEPS // 4, "the weights must move for this to show anything"
@@ -150,10 +151,10 @@ def test_fifty_preemptions_change_nothing(tmp_path):
 def test_workers_go_on_reading_until_the_step_is_done(tmp_path, number):
     # a step takes more batches than are read ahead
     settings = {"steps": 3, "workers": 2, "accumulate_grad_batches": 8}
-    whole = run(tmp_path / "whole", MovingMoments(), **settings)
-    parts = [run(tmp_path / "parts", MovingMoments(5, number), **settings)]
+    whole = run(tmp_path / "whole", Moments(), **settings)
+    parts = [run(tmp_path / "parts", Moments(5, number), **settings)]
     assert parts[0]["ended"] is not None
-    parts.append(run(tmp_path / "parts", MovingMoments(), **settings))
+    parts.append(run(tmp_path / "parts", Moments(), **settings))
     assert_same_run(parts, whole)
 
 
@@ -161,10 +162,10 @@ def several(folder, ranks, told, moments):
     """Starts of a run in one group of processes; at each, one of them is told to end."""
     parts, rank = [], int(os.environ["RANK"])
     settings = {"steps": 30, "ranks": ranks, "val_check_interval": 30}
-    whole = run(folder / "whole", MovingMoments(), **settings)
+    whole = run(folder / "whole", Moments(), **settings)
     for number, moment in enumerate(moments):
-        parts.append(run(folder / "parts", MovingMoments(moment if rank == told[number] else None), **settings))
-    parts.append(run(folder / "parts", MovingMoments(), **settings))
+        parts.append(run(folder / "parts", Moments(moment if rank == told[number] else None), **settings))
+    parts.append(run(folder / "parts", Moments(), **settings))
     assert_same_run(parts, whole)
     return [part["rows"][-1][0] for part in parts], [part["ended"] and part["ended"].together for part in parts]
 
@@ -178,13 +179,13 @@ def test_processes_stop_together_when_one_is_told(tmp_path):
 
 
 def test_a_step_of_several_batches_is_finished_first(tmp_path):
-    whole = run(tmp_path / "whole", MovingMoments(), steps=9, accumulate_grad_batches=3)
+    whole = run(tmp_path / "whole", Moments(), steps=9, accumulate_grad_batches=3)
     parts = []
     for moment in (2, 9, 14):
-        parts.append(run(tmp_path / "parts", MovingMoments(moment), steps=9, accumulate_grad_batches=3))
+        parts.append(run(tmp_path / "parts", Moments(moment), steps=9, accumulate_grad_batches=3))
         assert parts[-1]["ended"] is not None
         assert len(parts[-1]["rows"]) % 3 == 0
-    parts.append(run(tmp_path / "parts", MovingMoments(), steps=9, accumulate_grad_batches=3))
+    parts.append(run(tmp_path / "parts", Moments(), steps=9, accumulate_grad_batches=3))
     assert_same_run(parts, whole)
 
 
@@ -204,7 +205,7 @@ def test_handlers_are_put_back(tmp_path):
     before = [signal.getsignal(number) for number in SIGNALS]
     trainer(Preemption(tmp_path), enable_checkpointing=True).fit(Plain(), datamodule=mixture())
     assert [signal.getsignal(number) for number in SIGNALS] == before
-    run(tmp_path / "told", MovingMoments(5))
+    run(tmp_path / "told", Moments(5))
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
@@ -215,7 +216,7 @@ def test_a_signal_outside_of_training_ends_the_process(tmp_path):
 
 
 def test_a_kill_while_it_saves_leaves_the_checkpoint_before(tmp_path, monkeypatch):
-    assert run(tmp_path, MovingMoments(5))["ended"] is not None
+    assert run(tmp_path, Moments(5))["ended"] is not None
     (before,) = tmp_path.glob("*.ckpt")
 
     class Killed(BaseException):
@@ -227,13 +228,13 @@ def test_a_kill_while_it_saves_leaves_the_checkpoint_before(tmp_path, monkeypatc
     # as it is renamed, and before others are removed: there are two then, and never none
     monkeypatch.setattr(Preemption, "_remove_all", killed)
     with pytest.raises(Killed):
-        run(tmp_path, MovingMoments(25))
+        run(tmp_path, Moments(25))
     assert before.exists() and len(list(tmp_path.glob("*.ckpt"))) == 2
     assert newest_checkpoint(tmp_path) != before
 
 
 def test_a_full_disk_while_it_saves_is_named_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
-    assert run(tmp_path, MovingMoments(5))["ended"] is not None
+    assert run(tmp_path, Moments(5))["ended"] is not None
     (before,) = tmp_path.glob("*.ckpt")
 
     def full(self, path, *_, **__):
@@ -242,5 +243,5 @@ def test_a_full_disk_while_it_saves_is_named_and_leaves_the_checkpoint_before(tm
 
     monkeypatch.setattr("lightning.pytorch.Trainer.save_checkpoint", full)
     with pytest.raises(OSError, match=r"cannot be saved: .*No space.*preempted-step"):
-        run(tmp_path, MovingMoments(25))
+        run(tmp_path, Moments(25))
     assert list(tmp_path.iterdir()) == [before]

@@ -9,7 +9,7 @@ from lightning_dga.cli.plan import size, table
 from lightning_dga.cli.plan_costs import Job
 from tests.cli.test_train import QUICK, dga_train
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 JOB = Job(parameters=10**6, domains=10, processes=4, period=100, batch_size=64)
 
 
