@@ -1,11 +1,13 @@
 """Every collective of the package.
 
-With W data-parallel processes an update moves P + k numbers: one sum of the target gradient, after which
-``<mean_r g_i^r, G> = mean_r <g_i^r, G>`` lets each process take its dots locally, and one packed sum of the k results.
-Averaging the dots with each process's own target gradient instead is a different, wrong quantity.
+With a world size of W, an update communicates P + k numbers for P parameters and k domains: one all-reduce of the
+target gradient, after which ``<mean_r g_i^r, G> = mean_r <g_i^r, G>`` lets each rank compute its dot products locally,
+and one packed all-reduce of the k results. Averaging dot products with each rank's own target gradient instead gives a
+different, wrong quantity.
 
-Where parameters are sharded (FSDP2's DTensors) a process holds its part of the target gradient, and multiplies parts.
-There a backward pass sums over processes by itself, and moves what one of training does: two or three times P.
+Where parameters are sharded (FSDP2's DTensors), a rank holds its shard of the target gradient and multiplies shards.
+There the backward pass itself reduces over ranks and communicates what a training backward pass does: two or three
+times P.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,26 +26,26 @@ if dist.is_available():
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """The world size: number of processes in the default process group; 1 if there is none."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process."""
+    """The rank of this process; 0 if there is no process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def is_distributed() -> bool:
-    """Whether this process is one of several that train together."""
+    """Whether the world size is larger than 1."""
     return world_size() > 1
 
 
 class PeerFailure(Exception):
-    """Another process failed in what all do together.
+    """Another rank failed in an operation that involves all ranks.
 
     Attributes:
-        process: Its rank.
-        error: What its error says of itself.
+        process: The rank that failed.
+        error: The ``repr`` of its error, or its message if the error is of an agreed type.
     """
 
     def __init__(self, process: int, error: str) -> None:
@@ -53,19 +55,19 @@ class PeerFailure(Exception):
 
 
 def known_to_all(error: Exception) -> bool:
-    """Whether all processes know of an error, and raise as well."""
+    """Whether the error was shared with all ranks, so that every rank raises."""
     return getattr(error, _KNOWN, False)
 
 
 class _Meeting:
-    """Where processes tell one another that they are well."""
+    """A point at which all ranks report to one another whether they have failed."""
 
     def __init__(self, device: torch.device, alike: tuple[type[Exception], ...]) -> None:
         self._device = device
         self._alike = alike
 
     def meet(self, error: Exception | None = None) -> None:
-        """Waits for all processes, and raises where one of them comes with an error."""
+        """Waits for all ranks; raises on every rank if any rank reports an error."""
         failed = torch.tensor(float(error is not None), device=self._device)
         dist.all_reduce(failed)
         if not failed.item():
@@ -83,13 +85,13 @@ class _Meeting:
 
     def _of_others(self, told: list[tuple[int, str] | None]) -> Exception:
         failures = [(process, *one) for process, one in enumerate(told) if one is not None]
-        # an error of no agreed kind is the one to tell
+        # an error of none of the agreed types takes precedence
         process, kind, message = min(failures, key=lambda failure: failure[1])
         return self._alike[kind](message) if kind >= 0 else PeerFailure(process, message)
 
 
 _meetings: list[_Meeting] = []
-# marks an error, wherever it is handed on to
+# attribute set on an error that all ranks know of; it stays with the error as it propagates
 _KNOWN = "_lightning_dga_known_to_all"
 
 
@@ -99,17 +101,17 @@ def failing_together(
     alike: tuple[type[Exception], ...] = (),
     on_error: Callable[[Exception], None] = lambda error: None,
 ) -> Iterator[None]:
-    """Raises on all processes what is raised on one of them.
+    """Raises on all ranks if any rank raises within the block.
 
-    Else those that did well would wait for the others in the next collective, or take part in one that is not theirs.
-    So processes first tell one another that they are well, by one number, before each collective inside and at the end.
-    Collectives that are done elsewhere, as FSDP2's in a forward pass, cannot be kept from waiting.
+    Otherwise the ranks without an error would wait in the next collective, or match it with a different one. So before
+    each collective of this module inside the block, and at its end, the ranks all-reduce one number that says whether
+    any has failed. Collectives outside this module, such as FSDP2's in a forward pass, may still wait.
 
     Args:
-        device: Where collectives are done.
-        alike: Kinds of errors that are raised as such on all processes, made of the message alone. For others,
-            processes that did well raise :class:`PeerFailure`.
-        on_error: Called with an error of this process before others are told of it.
+        device: The device for the collectives.
+        alike: Error types that are raised as such on all ranks, constructed from the message alone. For any other type,
+            the ranks without an error raise :class:`PeerFailure`.
+        on_error: Called with this rank's error before the other ranks learn of it.
     """
     if not is_distributed():
         yield
@@ -128,7 +130,7 @@ def failing_together(
         except Exception as raised:
             if raised is error:
                 raise
-            # the others are gone, which may be what this process failed of
+            # the other ranks are gone, which may be the cause of this rank's error
             raise error from raised
     finally:
         _meetings.remove(meeting)
@@ -140,7 +142,7 @@ def _meet() -> None:
 
 
 def all_reduce_(tensor: Tensor) -> Tensor:
-    """Sums a tensor over all processes, in place; every process must call it, with the same shape."""
+    """Sums a tensor over all ranks, in place; every rank must call it, with the same shape."""
     if is_distributed():
         _meet()
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
@@ -148,12 +150,12 @@ def all_reduce_(tensor: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether a flag is set on any process, so that all decide alike; every process must call it."""
+    """Whether a flag is set on any rank, so that all ranks take the same decision; every rank must call it."""
     return bool(all_reduce_(torch.tensor(float(flag), device=device)).item())
 
 
 def broadcast(tensor: Tensor, device: torch.device) -> Tensor:
-    """The first process's copy of a small CPU tensor, so that all hold bit-identical values whatever their hardware."""
+    """Rank 0's copy of a small CPU tensor, so that all ranks hold bit-identical values whatever their hardware."""
     if not is_distributed():
         return tensor
     _meet()
@@ -163,7 +165,7 @@ def broadcast(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """A small object of every process, in their order; every process must call it."""
+    """A small object from every rank, in order of rank; every rank must call it."""
     if not is_distributed():
         return [value]
     _meet()
@@ -173,13 +175,13 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def differing_ranks(values: Tensor, device: torch.device) -> list[int]:
-    """The processes whose numbers are not those of the most, so that they must not go on together.
+    """The ranks whose values differ from those that most ranks hold, so that training must not continue.
 
-    One collective of twice as many numbers, and a second only where there is a difference.
+    Costs one all-reduce of 2n numbers, and an all-gather only if there is a difference.
 
     Args:
-        values: A few whole numbers, ``[n]`` int64; every process must call it with as many.
-        device: Where collectives are done.
+        values: A few integers, ``[n]`` int64; every rank must call it, with the same n.
+        device: The device for the collectives.
     """
     if not is_distributed():
         return []
@@ -199,32 +201,32 @@ _boards = count()
 
 
 class StatusStore:
-    """Short notes, one of each process, which any process can read while the others do whatever they do.
+    """One short status note per rank in the distributed key-value store, readable at any time without a collective.
 
-    Every process must make as many boards; each is empty at first.
+    Every rank must create the same number of stores, in the same order; each is empty at first.
     """
 
     def __init__(self) -> None:
-        # its own connection: another thread may be waiting for an answer on the one that collectives use
+        # a connection of its own: another thread may be blocked on the one that collectives use
         self._store = dist.PrefixStore(f"lightning_dga/{next(_boards)}", _default_store())
 
     def report(self, failure: str) -> None:
-        """Tells all processes of a failure; an earlier one stays."""
+        """Publishes a failure to all ranks, unless one was published before."""
         with suppress(RuntimeError):
             if not self.failure():
                 self._store.set("failure", failure)
 
     def failure(self) -> str:
-        """The failure that was reported first, or nothing."""
+        """The first failure that was reported; empty if there is none."""
         return self._read("failure")
 
     def write(self, note: str) -> None:
-        """Puts this process's note in the place of its last one."""
+        """Replaces this rank's note."""
         with suppress(RuntimeError):
             self._store.set(str(rank()), note)
 
     def read(self) -> list[str]:
-        """The notes by process; empty where there is none, or where the board is gone with the process that had it."""
+        """The notes by rank; empty where there is none, or if the process that hosts the store is gone."""
         return [self._read(str(index)) for index in range(world_size())]
 
     def _read(self, key: str) -> str:
@@ -240,15 +242,15 @@ def _default_store() -> Any:
     clone = getattr(store, "clone", None)
     try:
         return clone() if clone is not None else store
-    except RuntimeError:  # not every kind of store has another connection to give
+    except RuntimeError:  # some store types cannot open another connection
         return store
 
 
 class AsyncAgreement:
-    """Lets processes agree on a small number at every step, without waiting for one another.
+    """Lets ranks agree on a small integer at every step, without blocking training.
 
-    The largest vote wins. It is counted on CPUs while training goes on, and told a step later; so training's devices
-    and streams do not see it. Every process must vote at the same steps.
+    The result is the maximum over ranks. It is computed by an asynchronous all-reduce on the CPU (gloo) and read one
+    step later, so it uses none of the training devices or streams. Every rank must vote at the same steps.
     """
 
     def __init__(self) -> None:
@@ -256,9 +258,9 @@ class AsyncAgreement:
         self._counted: tuple[Any, Tensor] | None = None
 
     def vote(self, choice: int) -> int:
-        """Casts a vote, unless the one before had a result; gives that result (0: everybody voted 0).
+        """Returns the previous vote's result (0: every rank voted 0), and casts a new vote only if that was 0.
 
-        A process that is alone has its result at once.
+        With a world size of 1 the result is immediate.
         """
         if self._group is None:
             return choice
@@ -268,7 +270,7 @@ class AsyncAgreement:
         return earlier
 
     def close(self, choice: int) -> int:
-        """Casts the last vote and waits for its result."""
+        """Casts the last vote, waits for it, and returns the larger of its result and the one before."""
         if self._group is None:
             return choice
         earlier = self._result()
@@ -278,7 +280,7 @@ class AsyncAgreement:
         return result
 
     def end(self) -> None:
-        """Gives its connections up; every process must."""
+        """Destroys its process group; every rank must call it."""
         if self._group is not None:
             dist.destroy_process_group(self._group)
             self._group = None
@@ -297,10 +299,10 @@ class AsyncAgreement:
 
 
 class Agreement:
-    """Finds out whether all processes hold the same numbers, at every step, without waiting for one another.
+    """Checks at every step whether all ranks hold the same numbers, without blocking training.
 
-    They are compared on CPUs while training goes on, and the result is told a step later; so training's devices and
-    streams do not see it. Every process must compare at the same steps.
+    The numbers are compared by an asynchronous all-reduce on the CPU (gloo) and the result is read one step later, so
+    it uses none of the training devices or streams. Every rank must compare at the same steps.
     """
 
     def __init__(self) -> None:
@@ -308,7 +310,7 @@ class Agreement:
         self._compared: tuple[Any, Tensor] | None = None
 
     def holds(self, *values: int) -> bool:
-        """Whether the numbers of the comparison before were the same; starts to compare these."""
+        """Whether the previous comparison found equal numbers on all ranks; starts the comparison of these."""
         held = self.ended()
         if self._group is not None:
             numbers = torch.tensor([*values, *(-value for value in values)])
@@ -317,7 +319,7 @@ class Agreement:
         return held
 
     def ended(self) -> bool:
-        """Whether the numbers of the last comparison were the same."""
+        """Waits for the last comparison; whether its numbers were the same on all ranks."""
         if self._compared is None:
             return True
         work, numbers = self._compared
@@ -327,40 +329,40 @@ class Agreement:
         return torch.equal(largest, -smallest)
 
     def close(self) -> None:
-        """Gives its connections up; every process must."""
+        """Destroys its process group; every rank must call it."""
         if self._group is not None:
             dist.destroy_process_group(self._group)
             self._group = self._compared = None
 
 
 def destroy_process_group() -> None:
-    """Ends the process group when all processes are done with it; one that just exits can abort the others."""
+    """Destroys the process group once all ranks are done with it; a rank that simply exits can abort the others."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
 def is_sharded(parameters: Iterable[Tensor]) -> bool:
-    """Whether any parameter is spread over processes, so that a backward pass sums over them by itself."""
+    """Whether any parameter is sharded (a ``DTensor``), so that a backward pass itself reduces over ranks."""
     return dist.is_available() and any(isinstance(parameter, DTensor) for parameter in parameters)
 
 
 def to_local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: all of it, where it is not spread over processes."""
+    """This rank's shard of a tensor; the whole tensor if it is not sharded."""
     return tensor.to_local() if dist.is_available() and isinstance(tensor, DTensor) else tensor
 
 
 def shard(module: nn.Module, parts: Iterable[nn.Module], mesh: "DeviceMesh", replicas: int = 1) -> None:
-    """Spreads a module's parameters over the processes of a mesh (FSDP2); does nothing where they are already.
+    """Shards a module's parameters over a mesh (FSDP2); does nothing if they are sharded already.
 
     Args:
-        module: The module; every process must hold the same parameters.
-        parts: Its submodules that are gathered one by one while it runs; what is left is gathered as one.
-        mesh: The data-parallel processes.
-        replicas: Into how many groups of neighbouring processes they fall, each of which holds all shards (HSDP).
+        module: The module; every rank must hold the same parameters.
+        parts: Submodules that are all-gathered one by one in the forward pass; the rest is gathered as one group.
+        mesh: The data-parallel device mesh.
+        replicas: Number of groups of consecutive ranks, each of which holds a complete set of shards (HSDP).
 
     Raises:
-        ValueError: If ``replicas`` does not divide the number of processes.
+        ValueError: If ``replicas`` does not divide the size of the mesh.
     """
     if not isinstance(module, FSDPModule):
         if replicas > 1:
@@ -377,14 +379,14 @@ def _replicated(mesh: "DeviceMesh", replicas: int) -> "DeviceMesh":
 
 
 def reshard(module: nn.Module) -> None:
-    """Makes FSDP2 drop what it gathered of the parameters, which is stale once they are changed by hand."""
+    """Makes FSDP2 free the unsharded parameters, which are outdated once the shards are changed by hand."""
     for child in module.modules():
         if dist.is_available() and isinstance(child, FSDPModule):
             child.reshard()
 
 
 def replicas(tensor: Tensor) -> int:
-    """How many processes hold the part of a tensor that this one holds."""
+    """How many ranks hold the same shard of a tensor as this rank."""
     if not (dist.is_available() and isinstance(tensor, DTensor)):
         return world_size()
     parts = 1
@@ -394,7 +396,7 @@ def replicas(tensor: Tensor) -> int:
 
 
 def full_tensor(part: Tensor, like: Tensor) -> Tensor:
-    """The whole tensor that this is a part of, spread as ``like`` is; every process of its mesh must call it."""
+    """The unsharded tensor that ``part`` is a shard of, laid out as ``like``; every rank of its mesh must call it."""
     if not (dist.is_available() and isinstance(like, DTensor)):
         return part.view(like.shape)
     own = part.view(like.to_local().shape)

@@ -49,16 +49,16 @@ from lightning_dga.reweighting import (
 )
 
 _STATE_FORMAT = 1
-# attributes that no copy has; Lightning makes `log` and `log_dict` methods of the module
+# attributes that are not copied or pickled; Lightning sets `log` and `log_dict` to methods of the module
 _OF_A_RUN = {
     *("_watchdog", "_agreement", "_checked", "_monitored", "_target_loss_step", "_not_finite", "_scale", "_advised"),
     *("_measured_over", "log", "log_dict"),
 }
-# parts of a rule's state that are what its user gave it
+# entries of a rule's state that are settings given by the user
 _GIVEN_TO_A_RULE = ("prior", "reference")
-# of the moments that signal-to-noise is taken from, where the rule's own average has none
+# EMA decay for the signal-to-noise ratio when `alignment_ema=1`, which does not average
 _NOISE_EMA = 0.1
-# some may come of a loss scale that was raised too far
+# consecutive non-finite target gradients after which the run ends; a few can come from a loss scale that grew too far
 _MOST_NOT_FINITE = 10
 
 
@@ -242,7 +242,7 @@ class DynamicGradientAlignment(Callback):
 
     @property
     def alignments(self) -> Alignments | None:
-        """What was measured last."""
+        """The latest alignments; ``None`` before the first measurement."""
         self._take_over()
         return self._progress.alignments
 

@@ -69,10 +69,10 @@ class DataBudget:
         return min(max((_DOUBTED_PASSES - passes) / (_DOUBTED_PASSES - _TRUSTED_PASSES), 0.0), 1.0)
 
     def of_mixtures(self, mixtures: Tensor) -> "DataBudget":
-        """The same of mixtures of the domains, each taken for a domain.
+        """The budget with each mixture of the domains (a basis distribution) treated as a domain.
 
-        A mixture holds as many samples as make its samples seen once on average, if all are drawn from it; and as many
-        of them count as seen as make that average what it is.
+        The size of a mixture is the number of samples after which, if all were drawn from it, its samples would have
+        been seen once on average. Its ``seen`` is the number of such samples that gives the present average.
 
         Args:
             mixtures: Weights of the domains in each mixture, ``[N, k]``, rows on the simplex.

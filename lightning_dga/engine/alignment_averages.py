@@ -16,8 +16,9 @@ class AlignmentAverages:
     """Exponential moving moments of each domain's alignment in units of the target's squared gradient norm.
 
     The units free the average of the gradients' own growth and decay. A norm that is less than half the usual counts as
-    half of it in one of the two factors, lest a tiny target gradient makes an alignment a huge one. An update in which
-    a domain was not measured leaves its moments as they are; one in which the target gradient is zero leaves all.
+    half of it in one of the two factors, so that a tiny target gradient does not yield a huge relative alignment. An
+    update in which a domain was not measured does not change its moments; an update with a zero target gradient
+    changes none.
 
     Attributes:
         moments: Of the relative alignments; ``None`` before the first update.

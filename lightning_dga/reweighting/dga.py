@@ -1,4 +1,4 @@
-"""Dynamic gradient alignment that is never the wrong choice: the default rule."""
+"""Dynamic gradient alignment with noise shrinkage, a moving average and a limit on repetition: the default rule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -71,6 +71,7 @@ def remaining(plan: Tensor, seen: Tensor) -> Tensor:
         plan: Samples to draw over the whole run, ``[k]``.
         seen: Those already drawn, ``[k]``.
     """
-    # a part of the plan itself, lest chance decides the last weights of a run, when little is missing of anything
+    # the added fraction of the plan keeps sampling noise from dominating the last weights of a run, when little of
+    # the plan is left to draw
     missing = (plan - seen).clamp(min=0) + _STEADY * plan
     return missing / missing.sum()

@@ -104,7 +104,7 @@ def per_sample_forwards(layers: Iterable[Layer], size: int, attach: Attach) -> I
 
 @contextmanager
 def patched_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Gives modules another forward each, inside their hooks."""
+    """Replaces the ``forward`` of each module within the block; the modules' hooks still run around it."""
     try:
         patch_forwards(forwards)
         yield
@@ -113,13 +113,13 @@ def patched_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterat
 
 
 def patch_forwards(forwards: Mapping[nn.Module, Callable[..., Any]]) -> None:
-    """Begins what :func:`patched_forwards` does."""
+    """Replaces the ``forward`` of each module until :func:`restore_forwards` is called."""
     for module, forward in forwards.items():
         vars(module)["forward"] = forward
 
 
 def restore_forwards(modules: Iterable[nn.Module]) -> None:
-    """Ends it."""
+    """Restores the original forwards."""
     for module in modules:
         vars(module).pop("forward", None)
 

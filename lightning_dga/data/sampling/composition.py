@@ -131,7 +131,7 @@ class Composition:
     def set_weights(self, weights: Tensor) -> None:
         """Puts new weights (``[k]`` float64 on the simplex) in force, ``lag`` samples from now. Costs O(k)."""
         position = self.position
-        # nothing was trained on before the first sample, so there is no run to be steady for
+        # before the first sample is handed to training (step 0), the lag does not apply
         effective = position + (self.lag if position else 0)
         while self._pending and self._pending[-1].stop > effective:
             self._take_back()
