@@ -147,10 +147,11 @@ def _differences(measurement: Measurement, rows: "_Rows", step: float, checked: 
     values = (4 * one.values - other.values) / 3
     # rounding and kinks of samples are independent
     independent = squared.values / (one.counts.clamp(min=1) if rows.of_samples else 1)
-    # of each estimate of smooth errors twice is allowed for, since it is itself one of chance
+    # of each estimate twice is allowed for, since it is itself one of chance
     apart = 2.4 * (one.values - other.values).nan_to_num().norm().item()
     off = 2 * (exact.values - values)[checked].nan_to_num().abs().item()
-    worst, norm = max(apart, off, independent.nan_to_num().sum().sqrt().item()), values.nan_to_num().norm().item()
+    kinks = 2 * independent.nan_to_num().sum().sqrt().item()
+    worst, norm = max(apart, off, kinks), values.nan_to_num().norm().item()
     error = worst / norm if norm else math.inf if worst else 0.0
     return _Found(replace(one, values=values, by_target=values[:, None]), error)
 
