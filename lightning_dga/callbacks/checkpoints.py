@@ -1,7 +1,7 @@
-"""Which checkpoint of a folder a run can go on from: whole, of a training run, and free of anything but data.
+"""Finds the checkpoint in a folder that a run can resume from: complete, of a training run, and without code.
 
-A checkpoint is a pickle, and Lightning before 2.6 unpickles whatever is in it. What is found here has been read by
-``torch.load(weights_only=True)`` before, which builds tensors and plain values and executes nothing.
+A checkpoint is a pickle, and Lightning before 2.6 unpickles whatever is in it. A checkpoint returned by this module has
+been read with ``torch.load(weights_only=True)`` first, which builds tensors and plain values and executes nothing.
 """
 
 import io
@@ -17,11 +17,11 @@ from typing_extensions import override
 
 from lightning_dga._lightning import rank_zero_warn
 
-# what Lightning writes for a run that is to go on; a file of weights alone has no optimizer's
+# keys that Lightning writes for a run that can resume; a weights-only file has no optimizer state
 _NEEDED = ("state_dict", "loops", "optimizer_states", "global_step")
-# a checkpoint in shards is a folder; these two are written when its shards are
+# a sharded checkpoint is a folder; these two files are written after its shards
 _SHARDS, _REST = ".metadata", "meta.pt"
-# what `.metadata` may be made of, by module
+# the classes allowed in `.metadata`, by module
 _DESCRIBES_SHARDS = {
     "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
     "torch.distributed.checkpoint.metadata": (
@@ -37,14 +37,14 @@ _DESCRIBES_SHARDS = {
     "torch.serialization": ("_get_layout",),
     "torch": ("Size",),
     "collections": ("OrderedDict",),
-    # where it was written; of one module or the other, by the version of Python
+    # the path that it was written to; which module it is from depends on the Python version
     "pathlib": ("PosixPath", "WindowsPath"),
     "pathlib._local": ("PosixPath", "WindowsPath"),
 }
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that a run cannot go on from."""
+    """A checkpoint that a run cannot resume from."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,19 @@ class _Candidate:
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The checkpoint of a folder that was taken after the most steps; may be given to ``fit`` as ``ckpt_path``.
+    """The checkpoint in a folder with the most optimizer steps; its path can be given to ``fit`` as ``ckpt_path``.
 
-    Those that cannot be used are passed over with a warning: cut short, damaged, of something else than a training run,
-    or holding objects that only a pickle can bring back, and that may therefore execute anything.
+    Checkpoints that cannot be used are skipped with a warning: truncated, damaged, not of a training run, or containing
+    objects that require unrestricted unpickling and could therefore execute arbitrary code.
 
     Args:
-        folder: Where checkpoints are, files or folders of shards called ``*.ckpt``.
+        folder: The folder with checkpoints, ``*.ckpt`` files or sharded ``*.ckpt`` folders.
 
     Returns:
-        Its path; None where the folder has no checkpoint.
+        The path; ``None`` if the folder has no checkpoint.
 
     Raises:
-        CheckpointError: If it has checkpoints, and none can be used.
+        CheckpointError: If the folder has checkpoints, and none can be used.
     """
     usable, unusable = [], {}
     for path in sorted(Path(folder).glob("*.ckpt")):
@@ -75,7 +75,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
             usable.append(_Candidate(checkpoint_step(path), path.stat().st_mtime_ns, path))
         except CheckpointError as error:
             unusable[path] = str(error)
-    # a copy of a folder has other times, so steps come first
+    # copying a folder changes modification times, so the step is compared first
     for candidate in sorted(usable, key=lambda one: (one.step, one.finished), reverse=True):
         if (damage := _damage(candidate.path)) is None:
             for reason in unusable.values():
@@ -91,7 +91,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
 
 def checkpoint_step(path: Path) -> int:
-    """Optimizer steps that were done when a checkpoint was taken, from a look at it that does not read its tensors.
+    """Optimizer steps done when a checkpoint was taken, found without reading its tensors.
 
     Raises:
         CheckpointError: If it cannot be used.
@@ -100,7 +100,7 @@ def checkpoint_step(path: Path) -> int:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, with tensors that are read only when they are used; without those in shards.
+    """The contents of a checkpoint; tensors are memory-mapped and read on use, and tensors in shards are left out.
 
     Raises:
         CheckpointError: If it cannot be used.
@@ -115,7 +115,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} {_why_not_unpickled(error)}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # torch has no error of its own for a file that is not what it should be
+    except Exception as error:  # torch raises errors of many types for a malformed file
         raise CheckpointError(f"{path} is damaged, cut short, or no checkpoint.") from error
     needed = [name for name in _NEEDED if not (path.is_dir() and name in ("state_dict", "optimizer_states"))]
     if not isinstance(content, dict) or any(name not in content for name in needed):
@@ -126,12 +126,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def _load(file: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about pickles of other programs
-        # mapped, a file costs no more than its list of contents; torch maps only the format that it writes since 1.6
+        # memory-mapping reads only the index of the file; torch can map only the zip format that it writes since 1.6
         return torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
 
 
 def _read_shards(folder: Path) -> None:
-    """Raises an error where shards are missing or cut short, or where one holds more than data."""
+    """Raises an error if a shard is missing, truncated, or contains anything but data."""
     with (folder / _SHARDS).open("rb") as file:
         described = _ShardsUnpickler(file).load()
     for index, place in described.storage_data.items():
@@ -139,7 +139,7 @@ def _read_shards(folder: Path) -> None:
             if shard.seek(0, io.SEEK_END) < place.offset + place.length:
                 raise EOFError(f"{place.relative_path} is cut short")
             if type(described.state_dict_metadata[index.fqn]).__name__ == "BytesStorageMetadata":
-                # torch unpickles these without restriction
+                # torch unpickles non-tensor entries without restriction, so they are checked here
                 shard.seek(place.offset)
                 torch.load(io.BytesIO(shard.read(place.length)), map_location="cpu", weights_only=True)
 
@@ -155,14 +155,14 @@ class _ShardsUnpickler(pickle.Unpickler):
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint, all of which are read; None where nothing is."""
-    # torch does not look at checksums when it reads, and may have been told not to write them
+    """How a checkpoint file is damaged, after reading all of its bytes; ``None`` if it is not."""
+    # torch does not verify checksums when it reads, and can be configured not to write them
     if path.is_dir() or not zipfile.is_zipfile(path) or not torch.serialization.get_crc32_options():
         return None
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except Exception as error:  # a damaged list of contents may lead anywhere
+    except Exception as error:  # a damaged zip index can raise errors of any type
         return f"{path} is damaged or cut short ({error})."
     return None if damaged is None else f"{path} is damaged: the checksum of {damaged} in it is wrong."
 

@@ -1,4 +1,4 @@
-"""The callback: when to align, what is logged, what is checkpointed. The only room that knows a Trainer's loops."""
+"""The callback: when to align, what is logged, what is checkpointed."""
 
 import inspect
 import re
@@ -64,7 +64,7 @@ _MOST_NOT_FINITE = 10
 
 @dataclass(frozen=True)
 class _Progress:
-    """All that a checkpoint holds, replaced as one at the end of an update, so that no reader ever sees half of it."""
+    """The checkpointed state, replaced as a whole at the end of an update, so that no reader sees a partial one."""
 
     updates: int = 0
     step: int = 0  # training steps done at the last update
@@ -79,7 +79,7 @@ class _Progress:
 
 
 class _Short(Repr):
-    """Shows objects in a line, however many domains a prior has."""
+    """Shows objects on one line, however many domains a prior has."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,19 +90,20 @@ class DynamicGradientAlignment(Callback):
     """Moves the mixture toward the domains whose gradients lower the target loss, while the model trains.
 
     Every ``every_n_steps`` training steps it measures the alignment ``a_i = <grad L_i, grad L_target>`` of each domain
-    on a few probe samples, lets the rule turn the alignments into weights, and gives these to the data module. Training
-    itself is left as it was: gradients, optimizer, loss scaler, random numbers, buffers, modes and metrics. The method
-    is *Dynamic Gradient Alignment for Online Data Mixing* (arXiv 2410.02498).
+    on a few probe samples, lets the rule turn the alignments into weights, and gives these to the data module. A
+    measurement does not change the state of training: gradients, optimizer, loss scaler, random number generators,
+    buffers, modes and metrics. The method is *Dynamic Gradient Alignment for Online Data Mixing* (arXiv 2410.02498).
 
-    The loss that is aligned is the module's ``alignment_loss(batch)`` where it defines one, else ``loss_fn``, else its
-    ``training_step``, run in evaluation mode so that nothing that it logs or updates is kept.
+    The loss that is aligned is the module's ``alignment_loss(batch)`` if it defines one, else ``loss_fn``, else its
+    ``training_step``, run in evaluation mode; nothing that it logs or updates is kept.
 
     Args:
-        every_n_steps: Reweighting period T_r in training steps: batches that end in a step of the optimizer, or of
-            several by hand. A larger one costs less, and needs a run of at least some ten periods to move the mixture
-            in time; ``None`` never measures, which leaves a rule's first weights, as importance sampling has them.
+        every_n_steps: Reweighting period T_r in training steps: batches that end in an optimizer step, or in several
+            under manual optimization. A longer period costs less, but the run needs at least about ten periods to move
+            the mixture in time. ``None`` never measures, which keeps the rule's initial weights, such as those of
+            importance sampling.
         step_size: η of the rule; ``None`` takes the rule's default.
-        ema: β of the rule, the share of the new weights in the moving average; ``None`` takes the rule's default.
+        ema: β of the rule, the weight of the newest value in its moving average; ``None`` takes the rule's default.
         estimator: How alignments are measured: ``"auto"`` (the cheapest that agrees with the reference on this model),
             ``"in_step"``, ``"backward"`` (the reference), ``"batched"``, ``"finite_difference"``, or an
             :class:`~lightning_dga.alignment.Estimator` or :class:`~lightning_dga.alignment.StepEstimator`.
@@ -110,28 +111,28 @@ class DynamicGradientAlignment(Callback):
             weights), ``"uniform"``, ``"importance"`` and ``"water_filling"`` (which need ``prior``), ``"odm"`` and
             ``"doremi"`` (by the domains' losses, with or without a target), ``"doge"``, ``"grape"``, or a
             :class:`~lightning_dga.reweighting.Rule` such as ``Importance(prior)``.
-        probe_batch_size: Samples of each domain for an alignment, over all processes together.
+        probe_batch_size: Probe samples per domain and update, in total over all ranks.
         loss_fn: ``loss_fn(pl_module, batch)``: a scalar mean, or one loss per sample.
-        parameters: A regular expression that the names of the parameters to align over must match somewhere, as
-            ``"lora_"`` or ``"^(?!.*embedding)"``; all trainable ones if not given.
-        preconditioner: ``"adam"`` multiplies the target gradient with the diagonal that the Adam or AdamW in use
-            divides by, so that an alignment is that of the optimizer's own step.
-        alignment_ema: Share of the newest alignments in the average that the rule sees; 1 shows it each as it is.
-        max_age: For estimators that take what a training step holds: after how many updates a domain that was in none
-            is probed.
-        prior: A guess at the shares that domains deserve, such as a histogram of the target over the domains
-            (``dga-domains histogram``); the run starts with it, and the default rule leaves it where alignments
+        parameters: A regular expression that selects the parameters to align over by a match anywhere in their names,
+            such as ``"lora_"`` or ``"^(?!.*embedding)"``; all trainable parameters if not given.
+        preconditioner: ``"adam"`` scales the target gradient by the diagonal preconditioner of the Adam or AdamW in
+            use, so that the alignment is with the optimizer's step and not with the plain gradient.
+        alignment_ema: Weight of the newest alignments in the average that the rule sees; 1 switches averaging off.
+        max_age: For estimators that use the samples of a training step: number of updates after which a domain that was
+            not in any watched step is probed.
+        prior: A guess at the best domain weights, such as a histogram of the target over the domains
+            (``dga-domains histogram``); the run starts with it, and the default rule departs from it where alignments
             contradict it.
-        timeout: Seconds that several processes may take over an alignment. Then the run is ended, and the message says
-            which process the others have waited for and where it is, or that it has died.
+        timeout: Seconds that a measurement may take with several ranks. After that the run is ended, with a message
+            that names the rank that the others have waited for and its position in the code, or says that it has died.
 
-    Its metrics (``dga/target_loss``, ``dga/effective_domains``, ``dga/weight/…``, ``dga/alignment/…``, …) go to the
+    The metrics (``dga/target_loss``, ``dga/effective_domains``, ``dga/weight/…``, ``dga/alignment/…``, …) go to the
     trainer's loggers after each update, and are in ``trainer.callback_metrics`` from the start of training on, for
-    ``EarlyStopping``, ``ModelCheckpoint`` and schedulers. A ``dga/target_loss`` that is monitored is measured anew at
+    ``EarlyStopping``, ``ModelCheckpoint`` and schedulers. If ``dga/target_loss`` is monitored, it is measured again at
     the end of each epoch and before each validation, by forward passes over the target's samples.
 
     Attributes:
-        alignments: The last :class:`~lightning_dga.core.alignments.Alignments`; ``None`` before the first.
+        alignments: The latest :class:`~lightning_dga.core.alignments.Alignments`; ``None`` before the first update.
         seconds: Time spent aligning so far, in seconds.
 
     Raises:
@@ -208,7 +209,7 @@ class DynamicGradientAlignment(Callback):
         self._prepare_for_a_run()
 
     def _prepare_for_a_run(self) -> None:
-        """Sets what belongs to a run that is under way, and to no checkpoint or copy."""
+        """Initializes the attributes that belong to a run in progress, and to no checkpoint or copy."""
         self._watchdog: Watchdog | None = None
         self._agreement: Agreement | None = None
         self._checked = (-1, 0)
@@ -220,12 +221,12 @@ class DynamicGradientAlignment(Callback):
         self._advised: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle holds: settings and progress, without threads and without the model."""
+        """The state for a copy or a pickle: settings and progress, without threads and without the model."""
         self._take_over()
         return {name: value for name, value in vars(self).items() if name not in _OF_A_RUN}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Makes a copy that no run has started with."""
+        """Restores the state, with no run in progress."""
         vars(self).update(state)
         self._prepare_for_a_run()
 
@@ -254,15 +255,15 @@ class DynamicGradientAlignment(Callback):
 
     @property
     def moves_weights(self) -> bool:
-        """Whether the rule moves the weights; if not, those that the data module is given hold, also on resume."""
+        """Whether the rule moves the weights; if not, the weights given to the data module apply, also on resume."""
         return traits(self.rule).moves
 
     def should_update(self, step: int) -> bool:
-        """Whether to align after an optimizer step; override it for a schedule of your own.
+        """Whether to align after an optimizer step; override it for a custom schedule.
 
         Args:
-            step: Training steps done: batches that ended in an optimizer step. Under automatic optimization this is
-                ``trainer.global_step``, which counts the steps of each optimizer of a module that optimizes manually.
+            step: Training steps done: batches that ended in an optimizer step. Under automatic optimization this equals
+                ``trainer.global_step``; under manual optimization ``global_step`` counts every optimizer's steps.
         """
         period = self.every_n_steps
         return period is not None and step // period > self._progress.step // period
@@ -304,7 +305,7 @@ class DynamicGradientAlignment(Callback):
         self._take_up(trainer, mixture)
 
     def _take_up(self, trainer: Any, mixture: Mixture) -> None:
-        """Starts the mixture, or goes on with that of the run before or of a checkpoint."""
+        """Starts the mixture, or continues that of the previous ``fit`` or of a checkpoint."""
         progress = self._progress
         now = Described.of(mixture.domain_names, mixture.target_names, self.rule)
         exposure = _exposure(trainer, self.every_n_steps)
@@ -320,7 +321,7 @@ class DynamicGradientAlignment(Callback):
         else:
             saved = self._described
             if saved is None:
-                # a checkpoint that was written before states were described
+                # an older checkpoint, whose state does not name its domains, targets and rule
                 saved = replace(now, rule="another rule", settings="") if unlike(progress.rule, fresh) else now
                 if len(progress.weights) != len(mixture.domain_names):
                     saved = replace(now, domains=("?",) * len(progress.weights))
@@ -330,12 +331,13 @@ class DynamicGradientAlignment(Callback):
             if saved.settings != now.settings and now.settings:
                 progress = self._with_new_settings(progress, weights, fresh)
             if progress.weights_version > mixture.weights_version or progress is not self._progress:
-                # the checkpoint was written between the two halves of an update, or the rule now says otherwise
+                # the checkpoint was written after the callback's half of an update and before the data module's, or
+                # the rule's settings have changed
                 self._commit(progress, mixture)
         self._described = now
 
     def _with_new_settings(self, progress: _Progress, weights: Tensor, fresh: RuleState) -> _Progress:
-        """Lets a resumed run have the settings that its rule has now."""
+        """The progress of a resumed run under the rule's present settings in place of the checkpoint's."""
         rank_zero_info(f"The settings of `rule` are not those of the checkpoint; from now on it is {self.rule!r}.")
         if not self.moves_weights:
             return replace(progress, weights=weights, rule=fresh)
@@ -346,11 +348,11 @@ class DynamicGradientAlignment(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         mixture = _mixture(trainer)
         if self._restored:
-            # some strategies load a checkpoint only after `on_fit_start`
+            # some strategies restore a checkpoint only after `on_fit_start`
             self._take_up(trainer, mixture)
         self._steps.start(trainer, pl_module)
         if self._steps.done < self._progress.step:
-            # a new run, which counts its steps from the start, goes on with the mixture of the one before
+            # a new `fit`, which counts its steps from 0, continues with the mixture of the previous one
             self._progress = replace(self._progress, step=self._steps.done)
         self._scale = loss_scale(trainer)
         self._watchdog = Watchdog(self._timeout)
@@ -368,7 +370,7 @@ class DynamicGradientAlignment(Callback):
         if trainer.global_step == 0:
             monitoring.log(trainer, monitoring.mixture_metrics(mixture, self._progress.seconds))
         if self._restored and self._is_due(self._steps.done):
-            # the checkpoint was written by a callback ahead of this one, just before an update
+            # the checkpoint was written by a callback that runs before this one, just before an update
             self._update(trainer, pl_module)
         self._restored = False
         self._refresh_target_loss(trainer, pl_module)
@@ -378,7 +380,7 @@ class DynamicGradientAlignment(Callback):
         return traits(self.rule).losses_only
 
     def _is_due(self, step: int) -> bool:
-        # a fixed mixture without a target is not measured by anything
+        # without a target, and with a rule that does not use losses, there is nothing to measure
         measures = self._goes_by_losses or (self._described is not None and bool(self._described.targets))
         return measures and step > self._progress.step and self.should_update(step)
 
@@ -408,7 +410,7 @@ class DynamicGradientAlignment(Callback):
             self._update(trainer, pl_module)
 
     def _held(self, mixture: Mixture) -> tuple[int, int]:
-        """What all processes must have alike at every step: the version of the weights, and a checksum of them."""
+        """What must be equal on all ranks at every step: the version of the weights, and their checksum."""
         version = mixture.weights_version
         if self._checked[0] != version:
             self._checked = version, _checksum(mixture)
@@ -450,7 +452,7 @@ class DynamicGradientAlignment(Callback):
             ),
             mixture,
         )
-        # the batches that were still drawn under the weights before
+        # staleness of the previous weights, read before the new ones were set
         metrics = self._metrics(mixture) | {"dga/staleness": float(staleness)}
         self._monitored.update(trainer, metrics)
         monitoring.log(trainer, metrics)
@@ -461,9 +463,9 @@ class DynamicGradientAlignment(Callback):
         self._advise(advice.on_noise(averages.signal_to_noise, self._progress.updates))
 
     def _pass_over(self, trainer: Any) -> None:
-        """Leaves the mixture as it is where the target gradient is not finite; ends the run where it stays so."""
+        """Skips an update whose target gradient is not finite; ends the run after too many in a row."""
         step, scale = trainer.global_step, loss_scale(trainer)
-        # a loss scaler starts far too high, and halves the scale with every gradient that overflows
+        # a loss scaler starts with a large scale, and halves it at every overflow; such updates are not counted
         searches, self._scale = 1 <= scale < self._scale, scale
         self._not_finite = 0 if searches else self._not_finite + 1
         why = f"; the loss scale still falls, to {scale:g}" if searches else ""
@@ -480,7 +482,7 @@ class DynamicGradientAlignment(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        # a hook that skips the rest of an epoch leaves its batch without an end
+        # a hook that skips the rest of an epoch leaves its batch without `on_train_batch_end`
         self._measurer.end_batch()
         self._refresh_target_loss(trainer, pl_module)
 
@@ -490,7 +492,7 @@ class DynamicGradientAlignment(Callback):
             self._refresh_target_loss(trainer, pl_module)
 
     def _refresh_target_loss(self, trainer: Any, pl_module: Any) -> None:
-        """Measures the target loss anew for who monitors it, so that no check sees the value of an earlier one."""
+        """Measures the target loss again if it is monitored, so that no check sees an outdated value."""
         step = trainer.global_step
         known = step == self._target_loss_step or not _mixture(trainer).target_names
         if known or not monitoring.is_monitored(trainer, monitoring.TARGET_LOSS):
@@ -525,7 +527,7 @@ class DynamicGradientAlignment(Callback):
             self._handover.give(trainer, self.state_dict)
 
     def _take_over(self) -> None:
-        """Goes on from a run that other processes did for this one."""
+        """Continues from a run that was done for this process by others, such as spawned ones."""
         state = self._handover.take()
         if state is not None:
             self.load_state_dict(state)
@@ -533,7 +535,7 @@ class DynamicGradientAlignment(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """What the next update depends on: a local read, safe at any moment and on any process."""
+        """The state that the next update depends on. Runs no collective, so it is safe at any moment on any rank."""
         self._take_over()
         progress = self._progress
         return {
@@ -557,7 +559,7 @@ class DynamicGradientAlignment(Callback):
         """Continues from :meth:`state_dict`.
 
         Raises:
-            ValueError: If it was written in a later format.
+            ValueError: If it was written in a newer format.
         """
         if state_dict["format"] > _STATE_FORMAT:
             raise ValueError(
@@ -576,13 +578,13 @@ class DynamicGradientAlignment(Callback):
         self._progress = _Progress(**fields)
 
     def _phase(self, name: str, trainer: Any, pl_module: Any) -> AbstractContextManager[None]:
-        """What all processes do together, so that an error on one of them ends it on all."""
+        """A phase that involves all ranks; an error on one rank ends it on all."""
         if self._watchdog is None:
             return nullcontext()
         return self._watchdog.phase(name, trainer.global_step, pl_module.device)
 
     def _leave(self) -> None:
-        """Leaves the model and the processes as they were, wherever the run ends."""
+        """Restores the model and stops the watchdog, wherever the run ends."""
         self._measurer.abandon()
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -594,7 +596,7 @@ class DynamicGradientAlignment(Callback):
                 rank_zero_warn(message)
 
     def _commit(self, progress: _Progress, mixture: Mixture) -> None:
-        """Puts an update in force; should a checkpoint fall between its halves, the callback's is complete."""
+        """Applies an update, to the callback's state first, so that a checkpoint taken in between contains it."""
         weights = progress.weights
         assert weights is not None
         changed = not torch.equal(weights, mixture.weights)
@@ -609,7 +611,7 @@ def _checksum(mixture: Mixture) -> int:
 
 
 def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> None:
-    """Ends the run where processes would go on with different mixtures; costs a few numbers."""
+    """Raises if ranks hold different mixtures; costs one all-reduce of a few numbers."""
     held = torch.tensor([mixture.weights_version, _checksum(mixture), update])
     others = differing_ranks(held, device)
     if others:
@@ -630,7 +632,7 @@ def _exposure(trainer: Any, every_n_steps: int | None) -> DataBudget:
 
 
 def _planned_samples(trainer: Any) -> float | None:
-    """Training samples of the whole run, over all processes, where the Trainer has a limit."""
+    """Training samples of the whole run over all ranks; ``None`` if the Trainer has no limit."""
     return run_length(trainer, _mixture(trainer)).planned
 
 

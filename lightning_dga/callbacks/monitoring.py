@@ -1,4 +1,4 @@
-"""What a run shows of its mixture: to its loggers, and to the callbacks and schedulers that monitor a metric."""
+"""The mixture's metrics: for loggers, and for the callbacks and schedulers that monitor a metric."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _SHOWN_DOMAINS = 64
 
 
 def mixture_metrics(mixture: Mixture, seconds: float) -> dict[str, float]:
-    """Metrics of the weights in force, known at any moment of a run.
+    """Metrics of the weights in force, available at any time during a run.
 
     Args:
         mixture: The data module.
@@ -38,8 +38,8 @@ def alignment_metrics(
     Args:
         mixture: The data module.
         measured: Names of the domains, or of the basis distributions that were measured in their place.
-        alignments: The alignments.
-        signal_to_noise: Of each averaged alignment; ``None`` before there are any.
+        alignments: The latest alignments.
+        signal_to_noise: Signal-to-noise ratio of each averaged alignment; ``None`` before there are any.
     """
     if alignments is None:
         return {}
@@ -60,33 +60,33 @@ def target_metrics(losses: dict[str, float]) -> dict[str, float]:
 
 
 def log(trainer: Any, metrics: dict[str, float]) -> None:
-    """Sends metrics to all loggers, at the step that Lightning gives the training metrics of the same batch.
+    """Sends metrics to all loggers, at the step under which Lightning logs the training metrics of the same batch.
 
-    That step counts batches and not ``trainer.global_step``, which counts the steps of each optimizer.
+    That step counts batches, unlike ``trainer.global_step``, which counts the steps of every optimizer.
     """
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 class Monitored:
-    """The metrics of ours in ``trainer.callback_metrics``, where callbacks and schedulers look for what they monitor.
+    """This package's metrics in ``trainer.callback_metrics``, where callbacks and schedulers look up what they monitor.
 
-    They are written there as Lightning's ``LearningRateMonitor`` does it: ``log`` of the module would show them at the
-    trainer's logging interval only, and put them among the metrics that the module itself logs.
+    They are written there directly, as by Lightning's ``LearningRateMonitor``: the module's ``log`` would update them
+    only at the trainer's logging interval, and mix them with the metrics that the module itself logs.
     """
 
     def __init__(self) -> None:
         self._shown: set[str] = set()
 
     def update(self, trainer: Any, metrics: dict[str, float]) -> None:
-        """Replaces what was shown before."""
+        """Replaces the metrics published before."""
         for name in self._shown - metrics.keys():
             trainer.callback_metrics.pop(name, None)
         self.add(trainer, metrics)
         self._shown = set(metrics)
 
     def add(self, trainer: Any, metrics: dict[str, float]) -> None:
-        """Shows some metrics beside the others."""
+        """Publishes further metrics beside the others."""
         device = trainer.strategy.root_device
         trainer.callback_metrics.update(
             {name: torch.tensor(value, dtype=torch.float32, device=device) for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""When a run is told to end: a checkpoint that resumes exactly, and an exit that nobody takes for success."""
+"""Preemption: on a signal, saves a checkpoint that resumes exactly, and ends the run as unfinished."""
 
 import os
 import re
@@ -21,23 +21,23 @@ from lightning_dga.distributed import AsyncAgreement
 
 __all__ = ["EXIT_STATUS", "Preempted", "Preemption", "is_slurm_job", "newest_checkpoint", "was_requeued"]
 
-# EX_TEMPFAIL of sysexits.h: did not work out this time, try again
+# EX_TEMPFAIL of sysexits.h: temporary failure, retry
 EXIT_STATUS = 75
 _CHECKPOINT = re.compile(r"preempted-step=\d+\.ckpt")
 # SIGTERM: a machine that is taken back, `kill`, torchrun; SIGUSR1: SLURM's --signal by convention; SIGUSR2: submitit
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-# who sends one of these has ended the job already, or is about to queue it again without being asked
+# the sender of one of these has ended the job already, or requeues it without being asked
 _ENDS_THE_JOB = (signal.SIGTERM, signal.SIGINT)
 _GO_ON, _STOP, _STOP_AND_REQUEUE = range(3)
 
 
 class Preempted(SystemExit):
-    """A run was told to end before it was done; where nobody catches it, the process exits with status 75.
+    """A run was told to stop before it was done; if not caught, the process exits with status 75.
 
     Args:
         message: What happened.
         code: Exit status of this process.
-        together: Whether all processes that train together end now, as they have agreed.
+        together: Whether all ranks stop at the same step, as they have agreed.
     """
 
     def __init__(self, message: str, code: int = EXIT_STATUS, *, together: bool = False) -> None:
@@ -52,17 +52,17 @@ class Preempted(SystemExit):
 class Preemption(Checkpoint):
     """Ends training at an optimizer step when a signal asks for it, with a checkpoint that resumes to the same run.
 
-    SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGUSR2 are only noted when they come, at whatever moment, in the middle of a
-    step or of an alignment; a second Ctrl-C ends at once. Processes agree on the step at which all of them stop, also
-    where only one was told: that takes one number per step, summed beside the training and asked for a step later. A
-    SLURM job that got SIGUSR1 or SIGUSR2, as ``sbatch --signal`` sends it before the time limit, is then queued again.
+    SIGTERM, SIGINT (Ctrl-C), SIGUSR1 and SIGUSR2 only set a flag when they arrive, even in the middle of a step or of a
+    measurement; a second Ctrl-C ends at once. All ranks agree on the step at which they stop, even if only one of them
+    received the signal: that takes one asynchronous all-reduce of one number per step, read a step later. A SLURM job
+    that received SIGUSR1 or SIGUSR2, as ``sbatch --signal`` sends it before the time limit, is then requeued.
 
-    It owns these signals while it is in use: Lightning's own handlers save wherever a process happens to be, which may
-    be between the halves of a step, and at another step on each process.
+    The callback replaces Lightning's handlers for these signals while it is in use: those save wherever a process
+    happens to be, which may be in the middle of a step, and at a different step on each rank.
 
     Args:
-        folder: Where ``preempted-step=<n>.ckpt`` goes.
-        requeue: Whether a SLURM job is queued again.
+        folder: Folder for ``preempted-step=<n>.ckpt``.
+        requeue: Whether a SLURM job is requeued.
 
     Example::
 
@@ -81,7 +81,7 @@ class Preemption(Checkpoint):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Heeds the signals outside of ``fit`` too, where there is nothing to save and the process ends at once."""
+        """Handles the signals outside of ``fit`` too, where there is nothing to save and the process ends at once."""
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         self._listen()
         try:
@@ -96,7 +96,7 @@ class Preemption(Checkpoint):
 
     @override
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        # Lightning has put its handlers in place by now, and puts back what was there before when it is done
+        # Lightning has installed its handlers by now, and restores the earlier ones when it is done
         self._listen()
         self._training = True
         self._step = trainer.global_step
@@ -104,7 +104,7 @@ class Preemption(Checkpoint):
 
     @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # a Checkpoint comes last: what the other callbacks do after this step is in what is saved
+        # Lightning runs Checkpoint callbacks last, so the saved state includes what other callbacks did after this step
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -139,18 +139,18 @@ class Preemption(Checkpoint):
         wanted = _STOP if number in _ENDS_THE_JOB else _STOP_AND_REQUEUE
         self._wanted, self._name = max(self._wanted, wanted), name
         if self._training:
-            # not by `print`, which may be in the middle of something
+            # `os.write` and not `print`, which is not reentrant
             os.write(2, f"\n{name}: stopping after this step\n".encode())
         else:
             self._requeue(wanted)
             raise Preempted(f"{name} came outside of training, with nothing to save.")
 
     def _save(self, trainer: Any) -> Path:
-        """Saves under another name first, so that whenever a process is killed there is a whole checkpoint, or two."""
+        """Saves under a temporary name first, so that a kill at any moment leaves at least one complete checkpoint."""
         path = self.folder / f"preempted-step={self._step}.ckpt"
         part = path.with_suffix(".part")
         if trainer.is_global_zero:
-            _remove(part)  # what a kill has left
+            _remove(part)  # left over from a killed run
         trainer.strategy.barrier()
         try:
             trainer.save_checkpoint(part)
@@ -160,7 +160,7 @@ class Preemption(Checkpoint):
         if trainer.is_global_zero:
             flush_to_disk(part)
             if path.is_dir():
-                # a folder is not replaced by renaming; this step's own, and as good as the new one
+                # a folder cannot be replaced by renaming; the existing one is of the same step and equally valid
                 _remove(part)
             else:
                 part.replace(path)
@@ -178,7 +178,7 @@ class Preemption(Checkpoint):
         self._wanted = _GO_ON
         if self._ballot is not None:
             self._ballot.end()
-        # Lightning's own launcher takes a child's status for a crash, and kills the first process for it
+        # Lightning's own launcher takes a child's non-zero status for a crash, and kills the process of rank 0
         environment = type(getattr(trainer.strategy, "cluster_environment", None)).__name__
         is_child = environment == "LightningEnvironment" and trainer.local_rank > 0
         message = f"{self._name or 'A signal'}: {what}."
@@ -201,7 +201,7 @@ def is_slurm_job() -> bool:
 
 
 def was_requeued() -> bool:
-    """Whether this process is of a SLURM job that runs again, after it was queued again."""
+    """Whether this process belongs to a SLURM job that was requeued and is running again."""
     return is_slurm_job() and int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
 
 
@@ -223,5 +223,5 @@ def _requeue() -> None:
 
 def _handle(number: int, handler: Any) -> None:
     if threading.current_thread() is threading.main_thread():
-        # a handler that was not set from Python is told as None, and cannot be set again
+        # a handler that was not set from Python is reported as None, and cannot be restored
         signal.signal(number, signal.SIG_DFL if handler is None else handler)

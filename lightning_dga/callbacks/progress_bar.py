@@ -10,7 +10,7 @@ _SHOWN = 3
 
 
 class MixtureProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, with the domains of the largest weights.
+    """Lightning's progress bar, which also shows the domains with the largest weights.
 
     Example::
 

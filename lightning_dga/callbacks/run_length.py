@@ -1,4 +1,4 @@
-"""How many training samples a Trainer's run will draw, as its limits and callbacks say."""
+"""The number of training samples that a Trainer's run will draw, from its limits and callbacks."""
 
 import math
 from collections.abc import Iterator
@@ -8,20 +8,20 @@ from typing import Any
 from lightning_dga._lightning import EarlyStopping, Timer
 from lightning_dga.engine.protocols import Mixture
 
-# what Lightning sets where a user sets no limit
+# the default that Lightning sets if the user gives no limit
 _NO_LIMIT = 1000
 
 
 @dataclass(frozen=True)
 class RunLength:
-    """Length of a run, in training samples over all processes, those that were seen before it included.
+    """Length of a run in training samples over all ranks, including samples seen before the run was resumed.
 
     Attributes:
-        planned: Samples when the run reaches its limit; ``None`` where it has none.
+        planned: Samples seen when the run reaches its limit; ``None`` if it has no limit.
         least: Samples before which the run does not end.
-        may_end_early: Whether early stopping or a limit to time may end it before.
-        period: Samples of a number of training steps; ``None`` where no number was given.
-        seen: Samples that were seen so far.
+        may_end_early: Whether early stopping or a time limit may end the run before its limit.
+        period: Samples in ``every_n_steps`` training steps; ``None`` if that was not given.
+        seen: Samples seen so far.
     """
 
     planned: float | None
@@ -32,17 +32,17 @@ class RunLength:
 
     @property
     def periods(self) -> float | None:
-        """How many periods are left until the limit; ``None`` where there is none."""
+        """Number of periods left until the limit; ``None`` if there is no limit."""
         return None if self.planned is None or self.period is None else (self.planned - self.seen) / self.period
 
 
 def run_length(trainer: Any, mixture: Mixture, every_n_steps: int | None = None) -> RunLength:
-    """The length of the run that a Trainer is in, by what is left of it now.
+    """The length of the run that a Trainer is in: the samples seen plus what is left until its limits.
 
     Args:
-        trainer: The Trainer, while it fits.
+        trainer: The Trainer, during ``fit``.
         mixture: Its data module.
-        every_n_steps: Training steps whose samples are to be told, as the reweighting period counts them.
+        every_n_steps: Reweighting period in training steps, to be converted into samples.
     """
     loop = trainer.fit_loop
     epochs = trainer.max_epochs
@@ -57,43 +57,43 @@ def run_length(trainer: Any, mixture: Mixture, every_n_steps: int | None = None)
         planned=seen + min(limits) * samples if limits else None,
         least=seen + least * samples,
         may_end_early=any(isinstance(one, (*EarlyStopping, *Timer)) for one in trainer.callbacks),
-        # a period counts batches that ended in the step of any optimizer
+        # a period counts batches that ended in a step of at least one optimizer
         period=None if every_n_steps is None else max(rest.batches_per_step, 1.0) * every_n_steps * samples,
         seen=seen,
     )
 
 
 class _Rest:
-    """Batches of one process from now until a limit. Limits are totals: what a resumed run did before counts."""
+    """Batches per rank from now until a limit. Limits are totals: what was done before resuming counts."""
 
     def __init__(self, trainer: Any, mixture: Mixture) -> None:
         self._trainer = trainer
         progress, epoch = trainer.fit_loop.epoch_loop.batch_progress, trainer.fit_loop.epoch_progress.current
         self._batches = _batches_per_epoch(trainer, mixture)
         self._epoch = epoch.processed
-        # the count of the last epoch stands until the next one begins
+        # Lightning keeps the last epoch's count until the next epoch begins
         self._in_epoch = progress.current.processed if epoch.ready > epoch.processed else 0
-        # a batch that training holds was seen, and its step is to come
+        # the batch being trained on counts as seen, although its step is not done
         self._held = progress.current.ready - progress.current.processed
         self._done = progress.total.processed
 
     @property
     def batches_per_step(self) -> float:
-        """Batches of an optimizer step."""
+        """Batches per optimizer step."""
         trainer = self._trainer
         if trainer.lightning_module.automatic_optimization:
             return float(trainer.accumulate_grad_batches)
-        # every step of every optimizer counts; before the first batch each is taken to step once in a batch
+        # `global_step` counts every optimizer's steps; before the first batch, one step of each per batch is assumed
         if trainer.global_step and self._done:
             return float(self._done / trainer.global_step)
         return 1 / max(len(trainer.optimizers), 1)
 
     def of_epochs(self, epochs: int) -> int:
-        """Batches until so many epochs are done in all."""
+        """Batches until ``epochs`` epochs are done in total."""
         return max((epochs - self._epoch) * self._batches - self._in_epoch - self._held, 0)
 
     def of_steps(self, steps: int) -> int:
-        """Batches until so many optimizer steps are done in all."""
+        """Batches until ``steps`` optimizer steps are done in total."""
         steps -= self._trainer.global_step
         return max(self._of_further_steps(steps) - self._held, 0) if steps > 0 and self._batches else 0
 
@@ -102,7 +102,7 @@ class _Rest:
             return math.ceil(steps * self.batches_per_step)
         batches, epoch, begun = 0, self._epoch, self._in_epoch
         if begun:
-            # the last batch of an epoch makes a step, however few have been accumulated
+            # the last batch of an epoch ends in a step, however few batches have been accumulated
             every = self._trainer.accumulate_grad_batches
             left = math.ceil((self._batches - begun // every * every) / every) if begun < self._batches else 0
             if steps <= left:
@@ -123,7 +123,7 @@ def _batches_per_epoch(trainer: Any, mixture: Mixture) -> int:
 
 
 def _accumulation(trainer: Any, epoch: int) -> Iterator[tuple[int, float]]:
-    """Batches of a step from an epoch on, and for how many epochs; the last has no end."""
+    """Batches per step from an epoch on, each with the number of epochs it holds for; infinite for the last."""
     schedules = [one for one in trainer.callbacks if hasattr(one, "get_accumulate_grad_batches")]
     if not schedules:
         yield trainer.accumulate_grad_batches, math.inf

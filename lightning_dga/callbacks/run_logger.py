@@ -1,4 +1,4 @@
-"""The table of everything that a run logs, which a resumed run goes on with."""
+"""A CSV logger whose table a resumed run continues."""
 
 import csv
 import io
@@ -20,10 +20,10 @@ _PLACE = ("step", "epoch")
 
 
 class RunLogger(CSVLogger):
-    """Lightning's ``CSVLogger``, but that ``metrics.csv`` is kept: a resumed run appends to what is there.
+    """Lightning's ``CSVLogger``, except that an existing ``metrics.csv`` is kept and a resumed run appends to it.
 
-    A table that cannot be written, as on a full disk, is named in a warning, and training goes on; what is missing is
-    written as soon as it can be. Arguments are those of ``CSVLogger``.
+    If the table cannot be written, for example because the disk is full, a warning names it and training continues;
+    the missing rows are written as soon as possible. Arguments are those of ``CSVLogger``.
     """
 
     @property
@@ -36,22 +36,22 @@ class RunLogger(CSVLogger):
 
     @rank_zero_only
     def cut_back(self, step: int) -> None:
-        """Drops what was logged after a checkpoint.
+        """Drops the rows that were logged after a checkpoint.
 
         Args:
-            step: Steps of the checkpoint. Lightning logs the first one as step 0; what a run tested at its end stands
-                at the number of its steps.
+            step: Optimizer steps done at the checkpoint. Lightning logs the first step as step 0, and test metrics at
+                the end of a run at the total number of steps.
         """
         self.experiment.keep(lambda row: row["step"] < step or (row["step"] == step and _is_of_a_test(row)))
 
     @rank_zero_only
     def forget_test(self, step: int) -> None:
-        """Drops what was tested at a step, for it is tested again."""
+        """Drops the test metrics logged at a step, because the test is run again."""
         self.experiment.keep(lambda row: row["step"] != step or not _is_of_a_test(row))
 
 
 class _Table(ExperimentWriter):
-    """Rows in memory until they are in the file; the file is only ever replaced as a whole, or appended to."""
+    """Keeps rows in memory until they are written; the file is only ever replaced atomically or appended to."""
 
     def __init__(self, log_dir: str) -> None:
         with side_file(Path(log_dir)):
@@ -83,7 +83,7 @@ class _Table(ExperimentWriter):
             self.metrics = []
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Drops the other rows of the file."""
+        """Drops the rows of the file for which ``wanted`` is false."""
         with side_file(self._file):
             rows = self._read()[1]
             kept = [row for row in rows if wanted(row)]
@@ -96,13 +96,13 @@ class _Table(ExperimentWriter):
             stream.write(self._lines(keys, rows).encode())
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """The columns, and the rows that are whole."""
+        """The columns, and the rows that are complete."""
         if not self._file.is_file():
             return [], []
         text = self._file.read_text(encoding="utf-8", errors="replace").replace("\0", "�")
         lines = list(io.StringIO(text, newline=""))
         whole = lines if not lines or lines[-1].endswith("\n") else lines[:-1]
-        # line by line: a stray quote would swallow the lines behind it
+        # parsed line by line: otherwise an unbalanced quote would absorb the lines after it
         columns, *rows = [next(csv.reader([line]), []) for line in whole] or [[]]
         if "step" not in columns:
             return [], []
@@ -114,7 +114,7 @@ class _Table(ExperimentWriter):
 
     @override
     def _check_log_dir_exists(self) -> None:
-        """Lightning deletes what is there."""
+        """Does nothing; Lightning's version deletes the existing file."""
 
 
 def _csv(rows: list[list[Any]]) -> str:

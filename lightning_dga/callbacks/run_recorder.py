@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: the mixture's history while it trains, and its figures at the end."""
+"""Records a run in its folder: the mixture's history during training, and the final metrics."""
 
 import csv
 import io
@@ -24,9 +24,9 @@ _VALIDATIONS_HEADER = ["step", _VALIDATION]
 class RunRecorder(Callback):
     """Writes ``weights.csv`` and ``validations.csv`` during training, and ``metrics.json`` when it is finished.
 
-    A resumed run cuts the first two back to the checkpoint's step and goes on from there. A file that cannot be
-    written, as on a full disk, is named in a warning, and training goes on. Put it behind the callback that sets the
-    weights.
+    A resumed run truncates the first two at the checkpoint's step and continues from there. If a file cannot be
+    written, for example because the disk is full, a warning names it and training continues. Place this callback after
+    the one that sets the weights.
 
     Args:
         folder: The run folder.
@@ -43,7 +43,7 @@ class RunRecorder(Callback):
 
     @property
     def has_begun(self) -> bool:
-        """Whether training has begun, with everything restored that a checkpoint holds."""
+        """Whether training has begun and the checkpoint, if any, is fully restored."""
         return self._has_begun
 
     @override
@@ -56,7 +56,7 @@ class RunRecorder(Callback):
         self._go_on_with_validations(trainer.global_step)
         self._go_on_with_weights(trainer)
         for logger in _logs(trainer):
-            # rows are numbered by batches that stepped, global_step counts the steps of all optimizers
+            # rows are numbered by batches that ended in a step; `global_step` counts the steps of all optimizers
             logger.cut_back(trainer.global_step // max(len(trainer.optimizers), 1))
 
     @override
@@ -95,11 +95,11 @@ class RunRecorder(Callback):
         self._state = dict(state_dict)
 
     def finish(self, trainer: Any) -> dict[str, Any]:
-        """Writes ``metrics.json`` from what the trainer has measured, and returns it."""
+        """Writes ``metrics.json`` from the trainer's metrics, and returns its contents."""
         data = trainer.datamodule
         per_sample = getattr(data, "tokens_per_sample", None)
         counts = data.samples_seen * (per_sample or 1)
-        # where nothing was left to train, training has not begun
+        # if there was nothing left to train, training has not begun
         validations = self._known_validations(trainer.global_step) if trainer.is_global_zero else []
         callback = _callback(trainer)
         metrics = {
@@ -131,7 +131,7 @@ class RunRecorder(Callback):
             file.write(_lines([_VALIDATIONS_HEADER, *known]).encode())
 
     def _known_validations(self, step: int) -> list[list[Any]]:
-        """Validations up to a step: those of the checkpoint, and those that came after it was taken, at its step."""
+        """Validations up to a step: from the checkpoint, and those run at its step after it was taken."""
         known = {}
         with side_file(self.folder / VALIDATIONS):
             known = {int(row[0]): float(row[1]) for row in self._rows(VALIDATIONS, _VALIDATIONS_HEADER)}
@@ -145,7 +145,7 @@ class RunRecorder(Callback):
         if step:
             with side_file(self.folder / WEIGHTS):
                 header, rows = self._weights_rows()
-        # the mixture may have other domains by now: what was drawn from those that are gone is still told
+        # the mixture may have other domains now: columns of removed domains are kept
         gone = [name.removeprefix("weight/") for name in header if name.startswith("weight/")]
         self._columns = weights_header((*domains, *(domain for domain in gone if domain not in domains)))
         kept = [dict(zip(header, row, strict=True)) for row in rows if int(row[0]) <= step]
@@ -159,7 +159,7 @@ class RunRecorder(Callback):
     def _append(self, trainer: Any) -> None:
         alignments, weights = _alignments(trainer), trainer.datamodule.weights.tolist()
         fresh = alignments is not None and alignments.step > self._step
-        # the alignments of basis distributions are no domain's
+        # alignments of basis distributions do not belong to any domain
         of_domains = alignments is not None and fresh and len(alignments.values) == len(weights)
         values: Iterable[Any] = alignments.values.tolist() if of_domains else [""] * len(weights)
         self._step, self._version = trainer.global_step, trainer.datamodule.weights_version
@@ -169,7 +169,7 @@ class RunRecorder(Callback):
             append_whole(self.folder / WEIGHTS, _lines([self._cells(row)]))
 
     def _cells(self, row: Mapping[str, Any]) -> list[Any]:
-        # a domain that was not in the mixture had no weight in it
+        # a domain that was not in the mixture at that step had weight 0
         return [row.get(name, 0.0 if name.startswith("weight/") else "") for name in self._columns]
 
     def _weights_rows(self) -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""Files beside a run's checkpoints: training never ends because one of them cannot be written."""
+"""Files beside a run's checkpoints: an ``OSError`` on one of them does not end training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ _told = WarningCache()
 
 @contextmanager
 def side_file(file: Path) -> Iterator[None]:
-    """Lets training go on where the block cannot read or write a file, as on a full disk; says so once for each file.
+    """Turns an ``OSError`` of the block, such as a full disk, into a warning, given once per file.
 
     Args:
-        file: What the block reads or writes, for the message.
+        file: The file that the block reads or writes, for the message.
     """
     try:
         yield

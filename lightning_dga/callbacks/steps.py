@@ -1,16 +1,16 @@
-"""Training steps, the unit that a reweighting period is counted in."""
+"""Training steps, the unit of the reweighting period."""
 
 from typing import Any
 
 
 class TrainingSteps:
-    """Counts the batches after which the model has changed: those that ended in a step of one or more optimizers.
+    """Counts training steps: batches that ended in a step of one or more optimizers.
 
-    ``trainer.global_step`` counts the steps of each optimizer. Under automatic optimization, which has one, the two are
-    the same; a module that steps two optimizers by hand in every batch has done half as many training steps.
+    ``trainer.global_step`` counts the steps of every optimizer. Under automatic optimization, with its one optimizer,
+    the two counts are equal; a module that steps two optimizers by hand in every batch has half as many training steps.
 
     Args:
-        counted: What :meth:`state` gave in the run that is resumed, if there is one.
+        counted: :attr:`state` of the run that is resumed, if there is one.
 
     Attributes:
         done: Training steps done so far.
@@ -26,7 +26,7 @@ class TrainingSteps:
         return self.done, self._optimizer_steps
 
     def start(self, trainer: Any, pl_module: Any) -> None:
-        """Takes up the count where a run starts, goes on or resumes.
+        """Continues the count when a run starts, continues or resumes.
 
         A checkpoint may have been written after an optimizer step and before :meth:`after_batch`.
         """
@@ -37,7 +37,7 @@ class TrainingSteps:
         self.after_batch(trainer, pl_module)
 
     def after_batch(self, trainer: Any, pl_module: Any) -> bool:
-        """Counts the batch that is over; returns whether it ended in an optimizer step."""
+        """Counts the batch that has just ended; returns whether it ended in an optimizer step."""
         step = trainer.global_step
         stepped = step > self._optimizer_steps
         self.done = step if pl_module.automatic_optimization else self.done + stepped

@@ -1,4 +1,4 @@
-"""Says which process a job waits for in vain, and while it was doing what, before the job is ended."""
+"""Detects a rank that the others wait for in vain, reports it and what it was doing, and ends the job."""
 
 import json
 import os
@@ -22,26 +22,26 @@ from lightning_dga.distributed import (
 )
 
 EXIT_STATUS = 70  # EX_SOFTWARE of sysexits.h
-# seconds in which a process that was told of another's failure is to come to an end by itself
+# seconds that a rank has to end by itself after another rank reported a failure
 _GRACE = 10.0
 _NAMED = 8
 _WAITS_IN = f"{os.sep}torch{os.sep}distributed{os.sep}"
 
 
 class ProcessFailure(RuntimeError):
-    """Another process of the job died or failed; names it, and what it was doing."""
+    """Another rank died or failed; the message names the rank and what it was doing."""
 
 
 class Watchdog:
-    """Watches over what all processes must do together.
+    """Watches the phases that involve collectives on all ranks.
 
-    Each process leaves a note every second or so, of what it is doing and where in the program, on a board that all can
-    read (the store that they met by); this costs training nothing. Where a phase takes too long, or breaks because a
-    process is gone, the notes tell which process is behind it.
+    A background thread on each rank writes a status note (heartbeat, phase, position of the main thread) every second
+    or so to the distributed key-value store; training is not involved. When a phase takes too long, or fails because a
+    rank is gone, the notes tell which rank caused it.
 
     Args:
-        timeout: Seconds that a phase may take. Then the process ends with status 70, for it cannot be interrupted while
-            it waits for others.
+        timeout: Seconds that a phase may take. After that the process exits with status 70, because a process that
+            waits in a collective cannot be interrupted.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -52,31 +52,31 @@ class Watchdog:
         self._ended, self._changed = threading.Event(), threading.Event()
         self._main = threading.get_ident()
         self._board: StatusStore | None = None
-        # a thousand processes leave no more than a hundred notes a second
+        # with a world size of 1,000, no more than about a hundred notes a second are written
         self._interval = min(max(1.0, world_size() / 100), timeout / 4, 10.0)
 
     def start(self) -> None:
-        """Starts to leave notes, where there are other processes."""
+        """Starts the watchdog thread if the world size is larger than 1."""
         if is_distributed() and self._board is None:
             self._board = StatusStore()
             threading.Thread(target=self._watch, daemon=True, name="dga-watchdog").start()
 
     def stop(self) -> None:
-        """Stops; does nothing where it was not started."""
+        """Stops the watchdog thread; does nothing if it was not started."""
         self._ended.set()
         self._changed.set()
 
     @contextmanager
     def phase(self, name: str, step: int, device: torch.device) -> Iterator[None]:
-        """Runs what all processes do together; where one fails, all raise.
+        """Runs a phase that involves all ranks; if one rank fails, all raise.
 
         Args:
-            name: What they do.
-            step: After which step.
-            device: Where collectives are done.
+            name: Name of the phase, for messages.
+            step: Training steps done, for messages.
+            device: The device for the collectives.
 
         Raises:
-            ProcessFailure: If another process has died or failed.
+            ProcessFailure: If another rank has died or failed.
         """
         self._started = time.monotonic()
         self._phase = {"phase": name, "step": step}
@@ -101,7 +101,7 @@ class Watchdog:
             if gone:
                 raise ProcessFailure(f"{_first(gone)} This process was {name} after step {step}.") from error
             self._say(f"Process {rank()} failed while {name} after step {step}: {error!r}")
-            # stays on the board: the others will look for it when they miss this process
+            # the note stays in the store: the other ranks read it when this rank no longer responds
             self._phase["failed"] = repr(error)
             self._note()
             raise
@@ -113,7 +113,7 @@ class Watchdog:
             self._board.report(f"Process {rank()} failed while {doing}: {error!r}")
 
     def _end_with(self, message: str) -> None:
-        """Ends this process, which cannot be interrupted while it waits for others."""
+        """Exits this process at once, because it cannot be interrupted while it waits in a collective."""
         if self._phase and not self._ended.is_set():
             self._say(message)
             self._phase["left"] = True
@@ -138,7 +138,7 @@ class Watchdog:
             elif told is None:
                 told = now
             elif now - told > _GRACE:
-                # as in a collective of FSDP2's, in which the processes that did well cannot be told
+                # this rank may be waiting in a collective of FSDP2, where no error of another rank can reach it
                 self._end_with(f"{failure} Process {rank()}, {phase['phase']}, waited for it. The job is ended.")
             if now - self._started > self.timeout:
                 self._end_with(
@@ -162,7 +162,7 @@ class Watchdog:
         return [json.loads(note) if note else {} for note in self._board.read()]
 
     def _gone(self) -> list[str]:
-        """What is to be said of each process that has failed, or leaves no notes any more."""
+        """A message for each rank that has failed, or whose heartbeat has stopped."""
         before = self._notes()
         for _ in range(5):
             time.sleep(self._interval / 2)
@@ -180,7 +180,7 @@ class Watchdog:
         return found
 
     def _late(self) -> list[str]:
-        """What is to be said of each process that others wait for."""
+        """A message for each rank that the others wait for."""
         return self._gone() or [
             f"Process {other} does not wait for the others: it is at {note.get('where', '?')}."
             for other, note in enumerate(self._notes())

@@ -1,4 +1,4 @@
-"""What to tell a user whose settings cannot work, and what to do about it."""
+"""Warnings about settings that cannot work well, each with a remedy."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -8,31 +8,31 @@ from torch import Tensor
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.reweighting import traits
 
-# of the run: a mixture that needs longer to move is late for most of it
+# fraction of the run's updates; a mixture with a larger lag trails the alignments for too much of the run
 _LARGEST_LAG = 0.15
 _NEARLY_ALL = 0.99
 # repeated data is worth little after some fifteen passes (arXiv 2305.16264)
 _MANY_EPOCHS = 30
 _ENOUGH_UPDATES = 20
-# noise is known from the second on
+# the noise can be estimated from the second measurement on
 _FEWEST_UPDATES = 5
 _NOISE = 2.0
 
 
 class Advice(NamedTuple):
-    """A message, and what it is about, so that it is given once."""
+    """A message with its subject; the caller shows one message per subject."""
 
     subject: str
     message: str
 
 
 def before_training(rule: Any, every_n_steps: int, updates: float | None) -> Iterator[Advice]:
-    """Advice on the settings of a run.
+    """Advice on the settings of a run, before training starts.
 
     Args:
         rule: The rule.
-        every_n_steps: Reweighting period.
-        updates: How often the run will align; ``None`` if not known.
+        every_n_steps: Reweighting period in training steps.
+        updates: Number of updates in the rest of the run; ``None`` if not known.
     """
     if updates is None or not traits(rule).moves:
         return
@@ -51,13 +51,13 @@ def before_training(rule: Any, every_n_steps: int, updates: float | None) -> Ite
 
 
 def in_training(names: Sequence[str], weights: Tensor, exposure: DataBudget, *, moving: bool) -> Iterator[Advice]:
-    """Advice on a mixture.
+    """Advice on the mixture during training.
 
     Args:
         names: The domain names.
         weights: Their weights, ``[k]``.
-        exposure: What has been drawn of them.
-        moving: Whether the rule moves the weights, and does not mind repetition.
+        exposure: The data budget: samples drawn from each domain so far.
+        moving: Whether the rule moves the weights without limiting repetition itself.
     """
     epochs = exposure.epochs
     top, most = int(weights.argmax()), int(epochs.argmax())
@@ -76,11 +76,11 @@ def in_training(names: Sequence[str], weights: Tensor, exposure: DataBudget, *, 
 
 
 def on_noise(signal_to_noise: Tensor | None, updates: int) -> Iterator[Advice]:
-    """Advice on the alignments.
+    """Advice on noisy alignments.
 
     Args:
-        signal_to_noise: Of each domain's averaged alignment, ``[k]``.
-        updates: How often they were measured.
+        signal_to_noise: Signal-to-noise ratio of each domain's averaged alignment, ``[k]``.
+        updates: Number of measurements so far.
     """
     if signal_to_noise is None or updates < _ENOUGH_UPDATES:
         return

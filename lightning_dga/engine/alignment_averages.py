@@ -1,4 +1,4 @@
-"""Alignments averaged over updates, and how far they stand out of their noise."""
+"""Alignments averaged over updates, and their signal-to-noise ratio."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,25 +15,25 @@ from lightning_dga.core.usual_norm import UsualNorm, is_size
 class AlignmentAverages:
     """Exponential moving moments of each domain's alignment in units of the target's squared gradient norm.
 
-    The units free the average of the gradients' own growth and decay. A norm that is less than half the usual counts as
-    half of it in one of the two factors, so that a tiny target gradient does not yield a huge relative alignment. An
-    update in which a domain was not measured does not change its moments; an update with a zero target gradient
-    changes none.
+    These units make the average independent of how gradient norms grow or shrink during training. In one of the two
+    norm factors, a norm below half the usual one is replaced by half the usual one, so that a tiny target gradient does
+    not yield a huge relative alignment. An update in which a domain was not measured does not change its moments; an
+    update whose target gradient is zero or not finite changes none.
 
     Attributes:
-        moments: Of the relative alignments; ``None`` before the first update.
-        usual: The usual norm.
+        moments: Moments of the relative alignments; ``None`` before the first update.
+        usual: Moving average of the target gradient norm.
     """
 
     moments: MovingMoments | None = None
     usual: UsualNorm = field(default_factory=UsualNorm)
 
     def updated(self, alignments: Alignments, ema: float) -> "AlignmentAverages":
-        """With a measurement taken in.
+        """The averages after another measurement.
 
         Args:
             alignments: The measurement.
-            ema: Its share.
+            ema: Weight of this measurement in the average.
         """
         earlier = self.moments or MovingMoments.zeros(len(alignments.values))
         if not is_size(alignments.target_norm):
@@ -44,7 +44,7 @@ class AlignmentAverages:
         return AlignmentAverages(earlier.updated(relative, fresh, ema), usual)
 
     def smoothed(self, alignments: Alignments) -> Alignments:
-        """A measurement with the averages, in its own units, for values."""
+        """The measurement with its values replaced by the averages, rescaled to the measurement's units."""
         assert self.moments is not None
         known = alignments.measured & (self.moments.weight > 0) & is_size(alignments.target_norm)
         values = self.moments.average * alignments.target_norm**2
@@ -52,7 +52,7 @@ class AlignmentAverages:
 
     @property
     def signal_to_noise(self) -> Tensor | None:
-        """Size of each domain's average over its standard error, ``[k]``; NaN before the second measurement."""
+        """Each domain's absolute average over its standard error, ``[k]``; NaN before the second measurement."""
         return None if self.moments is None else self.moments.average.abs() / self.moments.standard_error
 
     def state_dict(self) -> dict[str, Any]:
@@ -65,6 +65,6 @@ class AlignmentAverages:
         if not state or state["mean"] is None:
             return cls()
         fields = {name: value for name, value in state.items() if name != "usual"}
-        # earlier checkpoints have none
+        # older checkpoints have no `usual`
         usual = UsualNorm.from_tensor(state["usual"]) if "usual" in state else UsualNorm()
         return cls(MovingMoments(**fields), usual)

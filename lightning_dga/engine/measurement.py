@@ -1,4 +1,4 @@
-"""Measurements as the Trainer in use would run them: its precision, its devices, its data, and nothing kept of it."""
+"""Measurements under the Trainer's precision, devices and batch transfer; training state is restored afterwards."""
 
 import copy
 import re
@@ -41,7 +41,7 @@ from lightning_dga.engine.protocols import Mixture
 
 _T = TypeVar("_T")
 
-# a loss scale is lowered by this factor until the target gradient is within the range of float16
+# factor by which the loss scale is lowered, repeatedly, until the target gradient does not overflow float16
 _LOWER = 256.0
 
 
@@ -59,15 +59,15 @@ class Settings:
 
 
 class Measurer:
-    """Runs an estimator on a Trainer's model, around its training steps or after them.
+    """Runs an estimator on a Trainer's model, during its training steps or after them.
 
     Args:
-        estimator: The estimator, or what chooses one.
+        estimator: The estimator, or :class:`~lightning_dga.alignment.Auto`, which chooses one.
         settings: What is measured.
 
     Attributes:
-        preferred: Name of the estimator that a resumed run had chosen.
-        mixtures: Mixtures of the domains that are measured in their place, ``[N, k]``, where a rule asks for them.
+        preferred: Name of the estimator that the resumed run had chosen.
+        mixtures: Mixtures of the domains, ``[N, k]``, measured in place of the domains if the rule asks for them.
     """
 
     def __init__(self, estimator: Estimator | StepEstimator | Auto, settings: Settings) -> None:
@@ -75,7 +75,7 @@ class Measurer:
         self.preferred: str | None = None
         self.mixtures: Tensor | None = None
         self._settings = settings
-        # its attributes as they are before any model was measured
+        # a copy from before any measurement, so that copies and pickles hold no reference to a model
         self._unused = copy.copy(estimator)
         self._prepare_for_a_run()
 
@@ -89,7 +89,7 @@ class Measurer:
         self._told = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Settings and the choice that was made, without what is held of a model."""
+        """Settings and the chosen estimator's name, without any reference to a model."""
         return {
             "estimator": copy.copy(self._unused),
             "preferred": self.chosen,
@@ -99,24 +99,24 @@ class Measurer:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Makes a copy that has measured nothing yet."""
+        """Restores the settings, in the state before any measurement."""
         vars(self).update(state)
         self._prepare_for_a_run()
 
     @property
     def chosen(self) -> str | None:
-        """Name of the estimator in use, or of the one that a resumed run had."""
+        """Name of the estimator in use; before the first choice, of the one that the resumed run had chosen."""
         if self._in_use is None:
             return self.preferred
         return self.estimator.name if isinstance(self.estimator, Auto) else _name(self._in_use)
 
     def state_dict(self) -> dict[str, Any]:
-        """The estimator's own state, and how large probe batches may be."""
+        """The estimator's state, and the largest probe batch that is known to fit into memory."""
         own = getattr(self.estimator, "state_dict", dict)
         return {"estimator": _name(self.estimator), "own": own(), "most": self._most}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from :meth:`state_dict`; the state of another estimator is not taken."""
+        """Continues from :meth:`state_dict`; the state of a different estimator is ignored."""
         self._most = state["most"]
         if state["estimator"] != _name(self.estimator):
             self.preferred = None
@@ -125,12 +125,12 @@ class Measurer:
 
     @property
     def described(self) -> str:
-        """The estimator for a reader: its name, and what ``auto`` has chosen."""
+        """The estimator's name for display, with the one that ``auto`` has chosen."""
         name = _name(self.estimator)
         return f"{name!r} ({self.chosen})" if self.chosen not in (None, name) else repr(name)
 
     def prepare(self, trainer: Any, pl_module: Any, update: int, period: int) -> None:
-        """Chooses the estimator, and says what aligning will cost."""
+        """Chooses the estimator, and logs what the measurements will cost."""
         if not _mixture(trainer).target_names:
             self._in_use = Losses()
             rank_zero_info(f"There is no target: the losses of the domains are measured every {period:,} steps.")
@@ -172,7 +172,7 @@ class Measurer:
     def before_batch(
         self, trainer: Any, pl_module: Any, update: int, period: int, earlier: Alignments | None, *, due: bool
     ) -> None:
-        """Opens a measurement where the next optimizer step is ``due`` to be watched, and watches the batch."""
+        """Opens a measurement if the next optimizer step is ``due`` for one, and watches the batch if one is open."""
         if not isinstance(self._in_use, StepEstimator) or not (due or self._open):
             return
         started = time.perf_counter()
@@ -200,17 +200,17 @@ class Measurer:
         self._in_memory(trainer, pl_module, update, begin)
 
     def before_backward(self, loss: Tensor) -> None:
-        """Notes the loss that is backpropagated."""
+        """Keeps the loss that is about to be backpropagated."""
         self._loss = loss.detach()
 
     def after_backward(self) -> None:
-        """Ends the watch of a batch."""
+        """Stops watching the batch."""
         if self._open and isinstance(self._in_use, StepEstimator) and self._loss is not None:
             self._in_use.unwatch(self._loss)
         self._loss = None
 
     def end_batch(self) -> None:
-        """Ends the watch of a batch that had no backward pass: one that its step, or a hook before it, skipped."""
+        """Stops watching a batch that had no backward pass because ``training_step`` or an earlier hook skipped it."""
         if isinstance(self._in_use, StepEstimator):
             self._in_use.unwatch(None)
 
@@ -238,19 +238,19 @@ class Measurer:
         return Alignments.of_targets(found)
 
     def target_losses(self, trainer: Any, pl_module: Any, update: int) -> dict[str, float]:
-        """The loss of each target by name, by forward passes alone."""
+        """The loss of each target by name, from forward passes only."""
         found = {}
         for number, name in enumerate(_mixture(trainer).target_names):
             found[name] = self._in_memory(trainer, pl_module, update, target_loss, number)
         return found
 
     def take_seconds(self) -> float:
-        """Time spent around training steps since it was last asked."""
+        """Seconds spent in :meth:`before_batch` since the last call; resets the counter."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
     def abandon(self) -> None:
-        """Leaves the model as it was, whatever was being measured."""
+        """Aborts a measurement in progress and restores the model."""
         if isinstance(self._in_use, StepEstimator):
             self._in_use.abandon()
         self._open = False
@@ -272,7 +272,7 @@ class Measurer:
         def measure(measurement: Measurement) -> Alignments | None:
             estimator = self._choose(trainer, measurement, period)
             if isinstance(estimator, StepEstimator):
-                # it was chosen just now, and its step is over
+                # an in-step estimator was chosen only now, after the step that it would have watched
                 return Backward().measure(measurement)
             try:
                 return _within_range(estimator, measurement)
@@ -284,10 +284,10 @@ class Measurer:
     def _in_memory(
         self, trainer: Any, pl_module: Any, update: int, run: Callable[[Measurement], _T], target: int = 0
     ) -> _T:
-        """Runs a measurement, in smaller batches of probes where they do not fit into memory."""
+        """Runs a measurement; halves the probe batch size, and retries, when a batch does not fit into memory."""
         while True:
             try:
-                # the measurement's own preparation runs a probe as well
+                # setting the measurement up can run a probe too, so it is inside the block
                 with _together(pl_module.device), self._measurement(trainer, pl_module, update, target) as measurement:
                     return run(measurement)
             except _ProbeMemoryError as error:
@@ -295,7 +295,7 @@ class Measurer:
                 if size == 1:
                     raise
                 reason = str(error).partition("\n")[0]
-            # not while the error is handled, which keeps the graph that did not fit
+            # outside the `except` block: while the error is handled, its traceback keeps the graph alive
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
             self._most = size // 2
@@ -305,7 +305,11 @@ class Measurer:
             )
 
     def _do_without(self, refusal: EstimatorRefusal) -> Estimator:
-        """What measures after the estimator refused: the reference, unless the user chose what cannot be exact here."""
+        """Falls back to the reference estimator after a refusal.
+
+        Raises:
+            MisconfigurationException: If the user chose the estimator and the refusal is not an ``InexactError``.
+        """
         if isinstance(self.estimator, Auto):
             name = self.estimator.name
             reference = self._in_use = self.estimator.give_up(str(refusal))
@@ -372,12 +376,12 @@ class Measurer:
 
 
 class _ProbeMemoryError(RuntimeError):
-    """A probe did not fit into memory, on this process or on another."""
+    """A probe did not fit into memory on this rank or on another."""
 
 
 @contextmanager
 def _together(device: torch.device) -> Iterator[None]:
-    """What ends on all processes alike where one of them refuses, or lacks memory for a probe."""
+    """Makes all ranks raise the same error if the estimator refuses, or memory runs out, on any rank."""
     with failing_together(device, (EstimatorRefusal, _ProbeMemoryError)):
         try:
             yield
@@ -392,7 +396,7 @@ def _is_of_memory(error: Exception) -> bool:
 
 
 def _within_range(estimator: Estimator, measurement: Measurement) -> Alignments | None:
-    """A measurement at the loss scale of training, or at a lower one where the target's gradient overflows at that."""
+    """A measurement at the training loss scale, or at a lower one if the target gradient overflows at that scale."""
     with _together(measurement.parameters[0].device):
         found, loss = estimator.measure(measurement), measurement.loss
         while found is None and loss.scale > 1:
@@ -402,7 +406,7 @@ def _within_range(estimator: Estimator, measurement: Measurement) -> Alignments 
 
 
 def probe_loss(trainer: Any, pl_module: Any, loss: LossFunction, origin: Callable[[Any], str]) -> ProbeLoss:
-    """A loss under the Trainer's precision, on batches moved as the Trainer moves them."""
+    """A loss computed under the Trainer's precision, on batches transferred as the Trainer transfers them."""
     return ProbeLoss(
         pl_module,
         loss,
@@ -430,32 +434,32 @@ def _training_step(trainer: Any, period: int) -> TrainingStep:
 
 
 def loss_scale(trainer: Any) -> float:
-    """What a loss is multiplied with before its backward pass; 1 without a loss scaler."""
+    """The scale by which the gradient scaler multiplies a loss before the backward pass; 1 without a scaler."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return float(scaler.get_scale()) if scaler is not None else 1.0
 
 
 def _loss_factor(trainer: Any) -> float:
-    """What Lightning multiplies the loss of a batch with before the backward pass."""
+    """The factor by which Lightning multiplies a batch's loss before the backward pass."""
     return loss_scale(trainer) / float(trainer.accumulate_grad_batches)
 
 
 def _transfer(trainer: Any, pl_module: Any, batch: Any) -> Any:
-    """What the training loop does with a batch before the step."""
+    """Transfers a batch as the training loop does before ``training_step``."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
 def _reachable(trainer: Any) -> list[Any]:
-    """What a ``training_step`` gets by ``self.optimizers()`` and ``self.lr_schedulers()``, and may move by hand."""
+    """What ``training_step`` can reach by ``self.optimizers()`` and ``self.lr_schedulers()``, and may step by hand."""
     schedulers = [config.scheduler for config in trainer.strategy.lr_scheduler_configs]
     return [*trainer.optimizers, *schedulers]
 
 
 @contextmanager
 def _loggers_muted(trainer: Any) -> Iterator[None]:
-    """A ``training_step`` that writes to its logger directly writes to nobody, and one that ends the run does not."""
+    """Replaces loggers that ``training_step`` may write to directly, and restores ``should_stop`` if it was set."""
     loggers, should_stop = trainer.loggers, trainer.should_stop
     trainer.loggers = [DummyLogger() for _ in loggers]
     try:

@@ -1,4 +1,4 @@
-"""What the callback asks of a data module."""
+"""The protocol of a data module that the callback can reweight."""
 
 from typing import Protocol, runtime_checkable
 
@@ -25,7 +25,7 @@ class Mixture(Protocol):
 
     @property
     def weights_version(self) -> int:
-        """How often the weights have been set."""
+        """Number of times that the weights have been set."""
         ...
 
     def set_weights(self, weights: Tensor) -> None:
@@ -34,7 +34,7 @@ class Mixture(Protocol):
 
     @property
     def staleness(self) -> int:
-        """Batches that were trained on under older weights since the newest were set."""
+        """Batches trained on under older weights since the newest weights were set."""
         ...
 
     @property
@@ -53,34 +53,34 @@ class Mixture(Protocol):
         ...
 
     def probes(self, update: int, size: int, *, target: int = 0, mixtures: Tensor | None = None) -> Probes:
-        """The samples for an update, ``size`` of each domain, or of each of some mixtures (``[N, k]``) of them."""
+        """The probe samples for an update: ``size`` of each domain, or of each mixture in ``mixtures`` (``[N, k]``)."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """Samples of a training batch of one process."""
+        """Training batch size per rank."""
         ...
 
     @property
     def batches_per_epoch(self) -> int:
-        """Training batches of one process in an epoch."""
+        """Training batches per rank in an epoch."""
         ...
 
     @property
     def pure_batches(self) -> bool:
-        """Whether each process's training batch is of one domain."""
+        """Whether each rank's training batch is drawn from a single domain."""
         ...
 
     @property
     def current_batch(self) -> "TrainingBatch | None":
-        """Where the samples of the batch in training came from."""
+        """The origin of the samples in the batch that is being trained on."""
         ...
 
 
 class TrainingBatch(Protocol):
-    """What is known of a training batch."""
+    """The origin of a training batch's samples."""
 
     @property
     def domains(self) -> NDArray[np.int64]:
-        """Domain of each sample of this process's batch, ``[batch_size]``."""
+        """Domain of each sample of this rank's batch, ``[batch_size]``."""
         ...

@@ -1,4 +1,4 @@
-"""Whether the state of a callback is that of the run which goes on with it."""
+"""Checks that a saved callback state belongs to the run that resumes from it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ _ANEW = (
 
 @dataclass(frozen=True)
 class Described:
-    """What the state of a callback belongs to.
+    """The domains, targets and rule that a callback's state belongs to.
 
     Attributes:
         domains: The domain names.
         targets: Names of the targets.
-        rule: Name of the rule, with that of the rule inside it.
-        settings: A digest of the rule's settings; empty where it does not show them.
+        rule: Name of the rule, including the name of a wrapped rule.
+        settings: A digest of the rule's settings; empty if the rule's ``repr`` does not show them.
     """
 
     domains: tuple[str, ...]
@@ -51,7 +51,7 @@ class Described:
 
 
 def mismatch(saved: Described, now: Described) -> str | None:
-    """Says why a run cannot go on with a state, and what can be done; ``None`` where it can."""
+    """Why a run cannot resume from a saved state, and what to do about it; ``None`` if it can."""
     if saved.rule != now.rule:
         return (
             f"The callback's state is of the rule {saved.rule}, this run has {now.rule}; what one rule remembers means "
@@ -68,19 +68,19 @@ def mismatch(saved: Described, now: Described) -> str | None:
 
 
 def unlike(state: RuleState, fresh: RuleState) -> bool:
-    """Whether a rule's state, of a checkpoint that names no rule, is not of the rule whose first state is ``fresh``."""
+    """Whether a saved state that names no rule cannot be of the rule whose initial state is ``fresh``."""
     return not state.keys() <= fresh.keys() or bool(fresh and not state)
 
 
 def rule_name(rule: Any) -> str:
-    """Name of a rule, with that of the rule inside it."""
+    """Name of a rule, including the name of a wrapped rule."""
     inner = getattr(rule, "rule", None)
     return type(rule).__name__ + (f"({rule_name(inner)})" if inner is not None else "")
 
 
 def _settings(rule: Any) -> str:
     shown = repr(rule) if is_dataclass(rule) else ""
-    # an address is another one in every process
+    # a `repr` with a memory address differs between processes
     return "" if not shown or " at 0x" in shown else hashlib.sha256(shown.encode()).hexdigest()
 
 

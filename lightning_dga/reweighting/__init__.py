@@ -1,4 +1,4 @@
-"""Alignments and weights to weights: pure functions on small tensors. No model, no data."""
+"""Reweighting rules: alignments and current weights to new weights, as pure functions of small tensors."""
 
 from lightning_dga.reweighting.basis import DistributionReweighting
 from lightning_dga.reweighting.dga import DGA

@@ -1,4 +1,4 @@
-"""Reweighting a few distributions over the domains in place of the domains: distribution reweighting."""
+"""Distribution reweighting: reweights a few basis distributions over the domains in place of the domains."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,11 +21,11 @@ _INNER = "rule/"
 
 @dataclass(frozen=True)
 class DistributionReweighting:
-    """Any rule, over N basis distributions in place of the k domains (arXiv 2410.02498, section 3.2).
+    """Applies any rule to N basis distributions in place of the k domains (arXiv 2410.02498, section 3.2).
 
-    The domain weights are ``P w``: column *j* of P is a distribution over the domains, and w, which the rule moves, is
-    on the simplex of N. The alignment of a basis distribution is measured on samples drawn from it, so an update costs
-    N + 1 gradients, whatever k is. A good basis is the histograms over the domains of N reference sets.
+    The domain weights are ``P w``: column *j* of P is a distribution over the domains, and w, which the rule moves,
+    lies on the N-simplex. The alignment of a basis distribution is measured on samples drawn from it, so an update
+    costs N + 1 gradients for any k. The histograms of N reference sets over the domains can serve as a basis.
 
     Args:
         rule: The rule that moves w. It sees each basis distribution as a domain.
@@ -60,7 +60,7 @@ class DistributionReweighting:
         return traits(self.rule)
 
     def measured_over(self, domain_names: Sequence[str]) -> Distributions:
-        """The basis distributions; or, where the rule itself is over distributions of these, those."""
+        """The basis distributions; if the wrapped rule itself reweights distributions over these, the latter."""
         mixtures, inner = self.mixtures(domain_names), measured_over(self.rule, self.names)
         return (
             Distributions(self.names, mixtures) if inner is None else replace(inner, mixtures=inner.mixtures @ mixtures)
@@ -71,7 +71,7 @@ class DistributionReweighting:
         return Basis.load(Path(self.basis)).columns if isinstance(self.basis, str | Path) else self.basis
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
-        """See :class:`~lightning_dga.reweighting.rule.Rule`. The data module's weights do not enter; w is uniform."""
+        """See :class:`~lightning_dga.reweighting.rule.Rule`. Ignores the data module's weights; w starts uniform."""
         mixtures = self.mixtures(domain_names)
         w, inner = self.rule.start(self.names, as_weights(None, self.names), exposure.of_mixtures(mixtures))
         return _on_domains(w, mixtures), _outer(w, mixtures, inner)
@@ -79,7 +79,7 @@ class DistributionReweighting:
     def update(
         self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
-        """See :class:`~lightning_dga.reweighting.rule.Rule`; the alignments are those of the N distributions."""
+        """See :class:`~lightning_dga.reweighting.rule.Rule`; takes the alignments of the N distributions."""
         mixtures = state["mixtures"]
         inner = {name.removeprefix(_INNER): value for name, value in state.items() if name.startswith(_INNER)}
         w, inner = self.rule.update(state["w"], alignments, inner, exposure.of_mixtures(mixtures))

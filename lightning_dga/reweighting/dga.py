@@ -25,39 +25,39 @@ from lightning_dga.reweighting.rule import RuleState
 from lightning_dga.reweighting.traits import Traits
 
 _TINY = torch.finfo(torch.float64).tiny
-# a prior that has this share of the advantage that alignments see is not trusted at all, or in full
+# fractions of the best mixture's advantage at which the prior's trust is 0 and 1, linear in between
 _DOUBTED, _TRUSTED = 0.4, 0.8
 
 
 @register_rule("dga")
 @dataclass(frozen=True)
 class DGA:
-    """Dynamic gradient alignment without a scale, which forgets, and which minds repetition: the default rule.
+    """Scale-free dynamic gradient alignment with a moving average and a limit on repetition: the default rule.
 
-    Each update goes three steps; ``docs/rules.md`` has the equations, and what each part is worth.
+    An update has three steps; ``docs/rules.md`` has the equations and says what each part contributes.
 
-    1. *What the domains deserve, by alignment.* The inner products are divided by the target gradient's norm, cut to
-       its usual size and averaged over updates. A domain's advantage is what it has over the average domain. The
-       advantages in units of the largest, shrunk by the share of their spread that is noise, and where even the largest
-       is small beside the target's own gradient, are log-weights.
-    2. *The prior's word.* With a prior, the shares are ``t prior + (1 - t) q``, with q of step 1. It is trusted while
-       its mixture has most of the advantage that q has, given the noise of both, and an advantage that counts.
-    3. *What is drawn.* The shares are turned into a plan of the whole run, in which no domain is repeated more than
-       ``epochs`` times oftener than another (:mod:`lightning_dga.reweighting.repetition`), and the weights are what the
-       plan still lacks. A run that may end at any moment is planned a little ahead of where it is
+    1. *Weights from alignments.* The inner products are divided by the target gradient's norm, clipped to its usual
+       size and averaged over updates (EMA). A domain's advantage is its average minus that of the average domain. The
+       log-weights are the advantages in units of the largest one, shrunk by the fraction of their variance that is
+       noise, and shrunk further if even the largest is small relative to the target gradient.
+    2. *Prior.* With a prior, the result is ``t prior + (1 - t) q``, with q of step 1. The trust t is high while the
+       prior's mixture reaches most of the advantage of q, given the noise of both, and that advantage is not small.
+    3. *Repetition.* These weights become a plan for the whole run, in which no domain is repeated more than ``epochs``
+       times oftener than another (:mod:`lightning_dga.reweighting.repetition`); the weights in force are proportional
+       to the samples still missing from the plan. A run that may end at any moment is planned only a little ahead
        (:class:`~lightning_dga.core.data_budget.DataBudget`).
 
-    Nothing accumulates: weights come back when alignments do.
+    The weights do not accumulate over updates as in mirror descent: they follow the averaged alignments back.
 
     Args:
-        step_size: The best domain's weight is ``exp(step_size)`` times that of all average ones together, where
-            alignments are free of noise.
-        ema: Share of the newest alignments in the average.
-        enough: The least advantage that counts in full, in units of the target gradient's usual norm: 1 is that of a
-            step on the target itself.
-        epochs: Most passes over a domain beyond those over any other.
-        lookahead: When a run that may end at any moment is planned to end, in units of the samples that it has seen.
-        prior: A guess at the shares, such as a histogram of the target over the domains, as a mapping that names every
+        step_size: Without noise in the alignments, the best domain's weight is ``exp(step_size)`` times that of all
+            average ones together.
+        ema: Weight of the newest alignments in the average.
+        enough: The smallest advantage that has its full effect, in units of the target gradient's usual norm: 1 is the
+            advantage of a step on the target itself.
+        epochs: Maximum passes over a domain beyond those over any other.
+        lookahead: Planned end of a run that may end at any moment, in units of the samples seen so far.
+        prior: A guess at the weights, such as a histogram of the target over the domains, as a mapping that names every
             domain or as k numbers. Without one, the run starts with the data module's weights.
 
     Raises:
@@ -90,15 +90,15 @@ class DGA:
             **vars(MovingMoments.zeros(len(weights))),
         }
         drawn = self._drawn(prior, state, exposure)
-        # not to the last bit another mixture than the user's, where it means the same
+        # keeps the user's weights bit for bit if the planned ones differ only by rounding
         return weights if torch.allclose(drawn, weights) else drawn, state
 
     def update(
         self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
-        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was never measured is an average one.
+        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was never measured counts as average.
 
-        A target gradient that is zero or not finite says nothing of any domain: the alignments are those of before.
+        A measurement with a target gradient that is zero or not finite is ignored: the averages stay as they are.
         """
         norm = alignments.target_norm
         usual = UsualNorm.from_tensor(state["log_norm"]).updated(norm, self.ema)
@@ -106,7 +106,7 @@ class DGA:
         if is_size(norm):
             along = alignments.values / norm
             fresh = alignments.measured & (alignments.ages == 0) & ~along.isnan()
-            # what was taken in when gradients were larger counts as the usual of now at most
+            # averages from a time of larger gradients are clipped to the present usual norm
             moments = moments.bounded(usual.value).updated(along.clamp(-usual.value, usual.value), fresh, self.ema)
         state = {**state, "log_norm": usual.as_tensor(), **vars(moments)}
         return self._drawn(self._shares(state, moments, usual.value), state, exposure), state
@@ -118,7 +118,7 @@ class DGA:
             return prior
         over = torch.where(known, base, 0.0) / base[known].sum().clamp(min=_TINY)
         advantage = torch.where(known, moments.average - (over * moments.average.nan_to_num(0.0)).sum(), 0.0)
-        # before there is an estimate of the noise, all is noise
+        # before the noise can be estimated, all variance is taken to be noise
         noise = torch.where(known, moments.standard_error.square().nan_to_num(torch.inf), 0.0)
         spread = (over * advantage.square()).sum()
         signal = (1 - (over * noise).nan_to_num(torch.inf).sum() / spread.clamp(min=_TINY)).clamp(0, 1)

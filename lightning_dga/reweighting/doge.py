@@ -22,13 +22,13 @@ class DoGE:
     """Domain reweighting with generalization estimation (arXiv 2310.15393), on the model itself.
 
     ``w_i`` is proportional to ``w_i exp(step_size s_i)``, where the score ``s_i`` is the alignment in units of a
-    gradient's norm, and, as in the authors' code, no less than 0 and no more than 5: no domain is lowered but by the
-    others' rise. Their unit is the mean norm of the domains' gradients, which not every estimator gives; here it is the
-    target gradient's. DoGE itself reweights a proxy model at every step, and trains on the average weights afterwards.
+    gradient norm, clipped to [0, 5] as in the authors' code: a domain's weight falls only because others rise. The
+    authors' unit is the mean norm of the domain gradients, which not every estimator provides; here it is the norm of
+    the target gradient. DoGE itself reweights a proxy model at every step, and then trains on the averaged weights.
 
     Args:
-        step_size: Learning rate over μ of the paper.
-        smoothing: Share of uniform weights in the result.
+        step_size: Learning rate divided by the paper's μ.
+        smoothing: Weight of the uniform distribution in the result.
     """
 
     step_size: float = 0.5
@@ -48,7 +48,7 @@ class DoGE:
     ) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured scores 0.
 
-        So do all where the target gradient is zero or not finite.
+        All domains score 0 if the target gradient is zero or not finite.
         """
         norm = alignments.target_norm
         known = alignments.measured & is_size(norm)

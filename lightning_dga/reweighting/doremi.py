@@ -1,4 +1,4 @@
-"""Excess loss over a reference, as in DoReMi."""
+"""Reweighting by excess loss over a reference model, as in DoReMi."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ from lightning_dga.reweighting.traits import Traits
 @register_rule("doremi")
 @dataclass(frozen=True)
 class DoReMi:
-    """Raises the domains whose loss exceeds a reference model's the most (group DRO, arXiv 2305.10429).
+    """Raises the domains with the largest excess loss over a reference model (group DRO, arXiv 2305.10429).
 
-    With the excess ``e_i = max(L_i - reference_i, 0)``, ``w_i`` is proportional to ``w_i exp(step_size e_i)``, and
-    a share ``smoothing`` of the result is uniform. It needs no target. DoReMi itself does so with a proxy model, cuts
-    the excess token by token, and trains on the average weights afterwards; here the model itself is reweighted, and
+    With the excess ``e_i = max(L_i - reference_i, 0)``, ``w_i`` is proportional to ``w_i exp(step_size e_i)``, mixed
+    with uniform weights by ``smoothing``. It needs no target. DoReMi itself does this on a proxy model, clips the
+    excess per token, and then trains on the averaged weights; here the mixture of the model itself is reweighted, and
     the excess is that of a domain's mean loss. Without a reference it is plain group DRO (arXiv 1911.08731): the
-    domains of the largest losses are raised, whether or not these can be lowered.
+    domains with the largest losses are raised, whether or not those losses can be reduced.
 
     Args:
         reference: Loss of the reference model on each domain, as a mapping that names every domain or as k numbers; 0
             if not given.
-        step_size: η.
-        smoothing: c, the share of uniform weights in the result.
+        step_size: The paper's η.
+        smoothing: The paper's c, the weight of the uniform distribution in the result.
 
     Raises:
         ValueError: If a setting is out of range; from :meth:`start`, if the reference does not fit the domains.
@@ -57,10 +57,10 @@ class DoReMi:
     def update(
         self, weights: Tensor, alignments: Alignments, state: RuleState, exposure: DataBudget
     ) -> tuple[Tensor, RuleState]:
-        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured has no excess.
+        """See :class:`~lightning_dga.reweighting.rule.Rule`. A domain that was not measured has an excess of 0.
 
         Raises:
-            ValueError: If the estimator does not see the domains' losses.
+            ValueError: If the estimator does not provide the domains' losses.
         """
         excess = (domain_losses(alignments, "doremi") - state["reference"]).clamp(min=0)
         new = stepped(state["unsmoothed"], excess, self.step_size)

@@ -1,4 +1,4 @@
-"""Rules that decide once: weights as they are, uniform weights, and importance sampling."""
+"""Rules that set the weights once: the data module's weights, uniform weights, and importance sampling."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from lightning_dga.reweighting.traits import Traits
 @register_rule("static")
 @dataclass(frozen=True)
 class Static:
-    """Keeps the weights that the data module has; alignments are measured and logged only."""
+    """Keeps the data module's weights; alignments are only measured and logged."""
 
     traits: ClassVar[Traits] = Traits(moves=False)
 
@@ -46,11 +46,11 @@ class Uniform(Static):
 @register_rule("importance")
 @dataclass(frozen=True)
 class Importance(Static):
-    """Importance sampling: draws each domain as often as the target set falls into it (CRISP, arXiv 2410.03735).
+    """Importance sampling: weights each domain by the fraction of the target set in it (CRISP, arXiv 2410.03735).
 
     Args:
-        prior: The shares to draw, such as how many samples of the target set belong to each domain, as a mapping that
-            names every domain or as k numbers. They need not sum to one.
+        prior: The weights, such as the number of target samples that belong to each domain, as a mapping that names
+            every domain or as k numbers. They need not sum to one.
 
     Raises:
         ValueError: From :meth:`start`, if the prior is missing or does not fit the domains.
@@ -68,14 +68,14 @@ class Importance(Static):
 @register_rule("water_filling")
 @dataclass(frozen=True)
 class WaterFilling(Static):
-    """Importance sampling that minds repetition: no domain is passed over much oftener than the others.
+    """Importance sampling that limits repetition by water filling.
 
     The run is planned as a whole by :func:`~lightning_dga.reweighting.repetition.planned_samples`: what the prior
-    would repeat more than ``epochs`` times is shared out among all domains, as water fills a vessel.
+    would repeat more than ``epochs`` times is distributed over all domains as equally many passes.
 
     Args:
-        prior: As of :class:`Importance`.
-        epochs: Most passes over a domain beyond those over any other.
+        prior: As for :class:`Importance`.
+        epochs: Maximum passes over a domain beyond those over any other.
 
     Raises:
         ValueError: If ``epochs`` is not positive; from :meth:`start`, if the prior is missing or does not fit

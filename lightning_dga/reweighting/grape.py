@@ -1,4 +1,4 @@
-"""Several targets whose weights move too."""
+"""Reweighting for several targets, whose weights move too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from lightning_dga.reweighting.rule import RuleState
 class Grape:
     """Group robust multi-target adaptation (GRAPE, arXiv 2505.20380): domain weights and target weights in turn.
 
-    Targets that the mixture improves the least are raised, and domains that help the targets, so weighted, the most.
-    With ``b_in = a_in / L_n``, the alignment of domain *i* with the gradient of ``log L_n``:
+    It raises the targets that the mixture improves least, and the domains that most help the targets so weighted. With
+    ``b_in = a_in / L_n``, the alignment of domain *i* with the gradient of ``log L_n``:
 
     - ``z_n`` is proportional to ``z_n exp(-target_step_size sum_i w_i b_in)``,
     - ``w_i`` is proportional to ``w_i exp(step_size sum_n z_n b_in)``, with the new z.
 
-    With one target it is gradient alignment to the logarithm of the target loss.
+    With one target it is gradient alignment with the logarithm of the target loss.
 
     Args:
-        step_size: Of the domain weights; 1.5 in the authors' code.
-        target_step_size: Of the target weights; 10 in the authors' code.
-        target_smoothing: Share of uniform weights in the target weights; 0.001 in the authors' code.
+        step_size: Step size of the domain weights; 1.5 in the authors' code.
+        target_step_size: Step size of the target weights; 10 in the authors' code.
+        target_smoothing: Weight of the uniform distribution in the target weights; 0.001 in the authors' code.
     """
 
     step_size: float = 1.5
@@ -44,7 +44,7 @@ class Grape:
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
         """See :class:`~lightning_dga.reweighting.rule.Rule`."""
-        # how many targets there are shows with the first alignments
+        # the number of targets is not known before the first alignments
         return weights, {"targets": weights.new_empty(0)}
 
     def update(

@@ -1,4 +1,4 @@
-"""A bound on the loss of one target, such as general text that is not to be forgotten."""
+"""A bound on the loss of one target, for example against forgetting of general text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +15,18 @@ from lightning_dga.reweighting.traits import Distributions, Traits, measured_ove
 
 @dataclass(frozen=True)
 class Guarded:
-    """Any rule, held to a bound on the loss of a target that is there to be guarded.
+    """Applies any rule subject to an upper bound on the loss of one target, the guarded one.
 
     The rule sees the alignments with the other targets, plus a multiplier λ times those with the guarded one, each in
     units of its target's squared gradient norm. λ rises while the guarded loss is above ``most`` and falls back to zero
-    while it is below: dual ascent on the Lagrangian of *minimise the target loss subject to the guarded loss*.
+    while it is below: dual ascent on the Lagrangian of minimising the target loss subject to the bound.
 
     Args:
         rule: The rule.
         target: Name of the guarded target, one of ``MixtureDataModule(target={...})``.
-        most: Its largest loss.
-        step_size: How fast λ moves: by this much an update for every ``most`` by which the bound is missed.
-        largest: Largest λ.
+        most: Upper bound on the guarded target's loss.
+        step_size: Step size of λ per update, for a violation of the bound in units of ``most``.
+        largest: Maximum of λ.
     """
 
     rule: Rule
@@ -41,11 +41,11 @@ class Guarded:
 
     @property
     def traits(self) -> Traits:
-        """Those of the rule, which needs the alignments with the guarded target in any case."""
+        """The wrapped rule's traits, except that alignments with the guarded target are always needed."""
         return replace(traits(self.rule), losses_only=False)
 
     def measured_over(self, domain_names: Sequence[str]) -> Distributions | None:
-        """What the rule is measured over."""
+        """The distributions that the wrapped rule is measured over."""
         return measured_over(self.rule, domain_names)
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
@@ -59,13 +59,13 @@ class Guarded:
         """See :class:`~lightning_dga.reweighting.rule.Rule`.
 
         Raises:
-            ValueError: If there is no such target, or no other.
+            ValueError: If there is no target of that name, or no other target.
         """
         guarded = self._index(alignments)
         excess = (alignments.target_losses[guarded] / self.most - 1).nan_to_num(0.0)
         multiplier = (state["multiplier"] + self.step_size * excess).clamp(0, self.largest)
         squares = alignments.target_norms.square().nan_to_num(0.0, 0.0, 0.0)
-        # a target whose gradient is zero says nothing of any domain
+        # alignments with a target whose gradient is zero carry no information
         relative = torch.where(squares > 0, alignments.by_target / squares, 0.0)
         others = [index for index in range(len(alignments.targets)) if index != guarded]
         gains = relative[:, others].mean(1) + multiplier * relative[:, guarded]

@@ -1,4 +1,4 @@
-"""Steps of mirror descent on the simplex, which the published rules share."""
+"""Mirror descent steps on the simplex, shared by the published rules."""
 
 import math
 
@@ -12,7 +12,7 @@ _LARGEST = 1e300
 def stepped(weights: Tensor, gains: Tensor, step_size: float) -> Tensor:
     """``p_i`` proportional to ``w_i exp(step_size gain_i)``, ``[k]`` float64 on the simplex.
 
-    A gain that is not finite counts as zero; one so large that the step overflows, as the largest that does not.
+    A gain that is not finite counts as zero; one that would overflow is clipped to the largest that does not.
     """
     steps = (step_size * gains.nan_to_num(0.0, 0.0, 0.0)).clamp(-_LARGEST, _LARGEST)
     return torch.softmax(weights.log() + steps, 0)
@@ -25,20 +25,20 @@ def averaged(old: Tensor, new: Tensor, share: float) -> Tensor:
 
 
 def check_step_size(step_size: float, argument: str = "step_size") -> None:
-    """Refuses a step size that is not positive and finite.
+    """Checks that a step size is positive and finite.
 
     Raises:
-        ValueError: If so.
+        ValueError: If it is not.
     """
     if not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"`{argument}` must be positive, got {step_size}.")
 
 
 def check_ema(ema: float) -> None:
-    """Refuses a share that is not in (0, 1].
+    """Checks that the weight of the newest value in a moving average is in (0, 1].
 
     Raises:
-        ValueError: If so.
+        ValueError: If it is not.
     """
     if not 0 < ema <= 1:
         raise ValueError(f"`ema` must be in (0, 1], got {ema}; 1 switches the average off.")

@@ -1,4 +1,4 @@
-"""Online data mixing by the domains' losses: a bandit that needs no target."""
+"""Online data mixing by domain losses: a bandit algorithm that needs no target."""
 
 import math
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from lightning_dga.reweighting.traits import Traits
 @register_rule("odm")
 @dataclass(frozen=True)
 class ODM:
-    """Online data mixing (arXiv 2312.02406): Exp3 (Auer et al., 2002) with the training loss for a reward.
+    """Online data mixing (arXiv 2312.02406): Exp3 (Auer et al., 2002) with the training loss as the reward.
 
-    A domain's reward is an average of its losses; with t updates done and ``e_t = min(1/k, sqrt(ln k / (k t)))``, the
-    weights are ``(1 - k e_t) softmax(e_{t-1} R) + e_t``. Exp3 divides a reward by the probability of seeing it; probes
-    see all domains, so it is 1 here. A domain that was not measured keeps its reward.
+    A domain's reward is a moving average of its losses; with t updates done and ``e_t = min(1/k, sqrt(ln k / (k t)))``,
+    the weights are ``(1 - k e_t) softmax(e_{t-1} R) + e_t``. Exp3 divides a reward by the probability of observing it;
+    probes observe all domains, so that is 1 here. A domain that was not measured keeps its reward.
 
     Args:
-        ema: Share of the newest loss in the average.
-        reward_scale: What a loss is divided by; 10 in the authors' code, for nats per token.
+        ema: Weight of the newest loss in the average.
+        reward_scale: Divisor of the losses; 10 in the authors' code, for nats per token.
     """
 
     traits: ClassVar[Traits] = Traits(losses_only=True)
@@ -50,7 +50,7 @@ class ODM:
         """See :class:`~lightning_dga.reweighting.rule.Rule`.
 
         Raises:
-            ValueError: If the estimator does not see the domains' losses.
+            ValueError: If the estimator does not provide the domains' losses.
         """
         losses = domain_losses(alignments, "odm")
         seen = losses.isfinite()
@@ -65,10 +65,10 @@ class ODM:
 
 
 def domain_losses(alignments: Alignments, rule: str) -> Tensor:
-    """The domains' losses, ``[k]``; NaN where one was not measured.
+    """The domains' losses, ``[k]``; NaN for a domain that was not measured.
 
     Raises:
-        ValueError: If no domain's was.
+        ValueError: If no domain was measured.
     """
     if alignments.measured.any() and not alignments.losses.isfinite().any():
         raise ValueError(

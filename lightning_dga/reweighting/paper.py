@@ -21,13 +21,13 @@ class PaperDGA:
     """Mirror descent on the raw inner products, then an exponential moving average of the weights (arXiv 2410.02498).
 
     ``p_i`` is proportional to ``p_i exp(step_size a_i)``, and the weights are ``(1 - ema) weights + ema p``. The sign
-    is the one that the derivation needs: it raises the domains whose gradients lower the target loss. Raw inner
-    products have no scale that carries over from one model to the next, and one exploding gradient can lock the
-    mixture; :class:`DGA` is safer.
+    follows from the derivation: it raises the domains whose gradients lower the target loss. The scale of raw inner
+    products does not carry over from one model to another, and one exploding gradient can lock the mixture;
+    :class:`DGA` divides by the target gradient's norm and clips.
 
     Args:
         step_size: η of the mirror step.
-        ema: β, the share of the new weights in the average; 1 switches the average off.
+        ema: β, the weight of the new value in the moving average; 1 switches the average off.
         steps_from: What the next mirror step starts from, which the paper leaves open: ``"unsmoothed"``, the last p, or
             ``"averaged"``, the weights in force.
     """

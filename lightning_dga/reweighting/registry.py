@@ -1,4 +1,4 @@
-"""Rules by name, those of a user's own among them."""
+"""Registry of rules by name, including user-defined ones."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -12,16 +12,16 @@ _Make = TypeVar("_Make", bound=Callable[..., Rule])
 
 
 def register_rule(name: str) -> Callable[[_Make], _Make]:
-    """Lets a rule be given by name: to the callback, on a command line and in a config.
+    """Registers a rule so that it can be given by name: to the callback, on a command line and in a config.
 
     Args:
-        name: Its name.
+        name: The name of the rule.
 
     Returns:
-        A decorator for the class of the rule, or for a function that makes one.
+        A decorator for the rule's class, or for a function that returns a rule.
 
     Raises:
-        ValueError: If another rule has the name.
+        ValueError: If the name is taken by another rule.
 
     Example::
 
@@ -48,14 +48,14 @@ def register_rule(name: str) -> Callable[[_Make], _Make]:
 
 
 def make_rule(name: str, **settings: Any) -> Rule:
-    """A rule by name.
+    """Makes a rule by name.
 
     Args:
         name: A key of ``RULES``.
-        **settings: Its settings; those that are ``None`` are left at their defaults.
+        **settings: Settings of the rule; those that are ``None`` are left at their defaults.
 
     Raises:
-        ValueError: If there is no such rule, it has no such setting, or it lacks one.
+        ValueError: If the rule is unknown, does not have one of the settings, or needs one that is missing.
 
     Example:
         >>> from lightning_dga.reweighting import make_rule

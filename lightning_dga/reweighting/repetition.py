@@ -1,7 +1,7 @@
-"""From the shares that domains deserve to what is drawn of them, where some would be repeated too often.
+"""Turns desired domain weights into a sampling plan that limits the repetition of small domains.
 
-Repeated data is worth less each time: as if new for about four epochs, and little after some fifteen (Muennighoff et
-al., *Scaling Data-Constrained Language Models*, arXiv 2305.16264).
+The value of repeated data falls with every epoch: it is about as good as new data for up to four epochs, and worth
+little after about fifteen (Muennighoff et al., *Scaling Data-Constrained Language Models*, arXiv 2305.16264).
 """
 
 import math
@@ -11,26 +11,26 @@ from torch import Tensor
 
 from lightning_dga.core.data_budget import LOOKAHEAD, DataBudget
 
-# chosen on targets that no result reports: docs/rules.md
+# tuned on targets that are not used in any reported result: docs/rules.md
 EPOCHS = 8.0
 _STEADY = 0.25
 
 
 def check_epochs(epochs: float) -> None:
-    """Refuses a number of epochs that is not positive.
+    """Checks that a number of epochs is positive.
 
     Raises:
-        ValueError: If so.
+        ValueError: If it is not.
     """
     if not epochs > 0:
         raise ValueError(f"`epochs` must be positive, got {epochs}; `inf` lets domains repeat without end.")
 
 
 def check_lookahead(lookahead: float) -> None:
-    """Refuses a horizon that is behind the run, or endless.
+    """Checks that a lookahead is at least 1 and finite.
 
     Raises:
-        ValueError: If so.
+        ValueError: If it is not.
     """
     if not 1 <= lookahead < math.inf:
         raise ValueError(f"`lookahead` must be at least 1, and finite, got {lookahead}.")
@@ -39,25 +39,24 @@ def check_lookahead(lookahead: float) -> None:
 def planned_samples(
     shares: Tensor, exposure: DataBudget, epochs: float, allowed: Tensor, lookahead: float = LOOKAHEAD
 ) -> Tensor:
-    """Samples to draw of each domain over the whole run, or up to the horizon where its end is not known.
+    """Samples to draw from each domain over the whole run, or up to the horizon if its end is not known.
 
-    A domain gets its share of the run, ``N p_i``, but of no domain more than ``epochs`` passes. What this leaves over
-    goes to all domains as equally many passes, so that no domain is repeated more than ``epochs`` times oftener than
-    another. Where data is plentiful the plan is the shares themselves; the scarcer it is, the nearer it comes to every
-    sample alike.
+    A domain gets its share of the run, ``N p_i``, but at most ``epochs`` passes. The remainder is distributed over all
+    domains as equally many passes, so that no domain is repeated more than ``epochs`` times oftener than another. With
+    plenty of data the plan follows the shares; the scarcer the data, the closer the plan is to uniform over samples.
 
     Args:
-        shares: What each domain deserves, ``[k]`` float64 on the simplex.
-        exposure: What the domains hold, and how long the run is.
-        epochs: Most passes over a domain beyond those over any other.
+        shares: Desired weight of each domain, ``[k]`` float64 on the simplex.
+        exposure: The data budget: the sizes of the domains and the length of the run.
+        epochs: Maximum passes over a domain beyond those over any other.
         allowed: Which domains may be drawn, ``[k]`` bool.
-        lookahead: Of the horizon: :meth:`~lightning_dga.core.data_budget.DataBudget.horizon`.
+        lookahead: Lookahead of :meth:`~lightning_dga.core.data_budget.DataBudget.horizon`.
 
     Returns:
         Samples, ``[k]`` float64, summing to the horizon.
     """
     run = exposure.horizon(lookahead)
-    # what the run cannot exhaust is as good as endless
+    # a domain larger than the run counts with the length of the run
     sizes = torch.where(allowed, exposure.sizes.clamp(max=run), 0.0)
     most = epochs * exposure.sizes if math.isfinite(epochs) else torch.full_like(shares, torch.inf)
     plan = torch.minimum(run * shares, torch.where(allowed, most, 0.0))
@@ -65,11 +64,11 @@ def planned_samples(
 
 
 def remaining(plan: Tensor, seen: Tensor) -> Tensor:
-    """Weights, ``[k]`` on the simplex, under which the rest of the run fulfils a plan, or nearly.
+    """Weights, ``[k]`` on the simplex, under which the rest of the run approximately completes a plan.
 
     Args:
         plan: Samples to draw over the whole run, ``[k]``.
-        seen: Those already drawn, ``[k]``.
+        seen: Samples already drawn, ``[k]``.
     """
     # the added fraction of the plan keeps sampling noise from dominating the last weights of a run, when little of
     # the plan is left to draw

@@ -1,4 +1,4 @@
-"""What every reweighting rule takes and gives."""
+"""The protocol of a reweighting rule."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,10 +12,10 @@ RuleState = dict[str, Tensor]
 
 
 class Rule(Protocol):
-    """Turns alignments into domain weights: pure functions of small tensors.
+    """Turns alignments into domain weights by pure functions of small tensors.
 
-    A rule holds its settings and nothing else. What it remembers from update to update is handed in and out, as a dict
-    of tensors that a checkpoint can hold.
+    A rule object holds only its settings. Its state is passed in and returned at every update, as a dict of tensors
+    that is stored in checkpoints.
     """
 
     def start(self, domain_names: Sequence[str], weights: Tensor, exposure: DataBudget) -> tuple[Tensor, RuleState]:
@@ -23,12 +23,12 @@ class Rule(Protocol):
 
         Args:
             domain_names: The k names.
-            weights: The weights that the data module starts with, ``[k]`` float64 on the simplex. A domain of weight
-                zero is not to be drawn.
-            exposure: What the domains hold, and how long the run will be.
+            weights: The data module's initial weights, ``[k]`` float64 on the simplex. A domain of weight zero must not
+                be drawn.
+            exposure: The data budget: the sizes of the domains and the length of the run.
 
         Returns:
-            Weights to begin with, ``[k]`` float64 on the simplex, and the first state.
+            Initial weights, ``[k]`` float64 on the simplex, and the initial state.
         """
         ...
 
@@ -39,9 +39,9 @@ class Rule(Protocol):
 
         Args:
             weights: The weights in force, ``[k]`` float64 on the simplex.
-            alignments: What was measured.
-            state: What the last update, or :meth:`start`, returned. Not changed.
-            exposure: What has been drawn of each domain so far.
+            alignments: The measurement.
+            state: The state that the last update, or :meth:`start`, returned; must not be modified.
+            exposure: The data budget, with the samples drawn from each domain so far.
 
         Returns:
             New weights, ``[k]`` float64 on the simplex, and the new state.

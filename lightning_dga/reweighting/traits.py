@@ -1,4 +1,4 @@
-"""What a rule asks of the loop that it runs in: data that the rule declares, so that the loop asks for no class."""
+"""What a rule declares about itself, so that the engine need not check for classes of rules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Traits:
-    """What a rule needs and does; a rule that declares no ``traits`` has these.
+    """What a rule needs and does; these are the defaults for a rule that declares no ``traits``.
 
     Attributes:
-        moves: Whether the weights change after the first update. The weights of a data module that is resumed under a
-            rule that never moves them are those that it is given now.
-        losses_only: Whether the rule goes by the domains' losses, and needs neither alignments nor a target.
-        limits_repetition: Whether the rule itself keeps domains from being repeated too often.
-        lag: After how many updates the weights follow what is measured; 0 where at once.
+        moves: Whether the weights change after the first update. If not, a resumed run uses the weights that the data
+            module is given now, and not those of the checkpoint.
+        losses_only: Whether the rule uses only the domains' losses, and needs neither alignments nor a target.
+        limits_repetition: Whether the rule itself limits the repetition of domains.
+        lag: Number of updates by which the weights follow the measurements; 0 if they follow at once.
     """
 
     moves: bool = True
@@ -27,7 +27,7 @@ class Traits:
 
 @dataclass(frozen=True)
 class Distributions:
-    """Distributions over the domains whose alignments a rule wants in place of the domains' own.
+    """Distributions over the domains whose alignments a rule needs in place of the domains' own.
 
     Attributes:
         names: The N names, in the order of the alignments.
@@ -45,7 +45,7 @@ def traits(rule: Any) -> Traits:
 
 
 def measured_over(rule: Any, domain_names: Sequence[str]) -> Distributions | None:
-    """The distributions that a rule wants alignments of; ``None`` where it wants those of the domains.
+    """The distributions that a rule needs the alignments of; ``None`` if it needs those of the domains.
 
     Args:
         rule: The rule, which may define ``measured_over(domain_names)``.
