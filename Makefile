@@ -9,7 +9,7 @@ READY  := $(VENV)/.installed
 
 help:
 	@echo "make demo          train with a uniform mixture and with DGA on real text, and compare (about 3 minutes)"
-	@echo "make test          lint, types and the fast tests (about 7 minutes on two cores)"
+	@echo "make test          lint, types and the fast tests (about 10 minutes on two cores)"
 	@echo "make test-numerics the tests of numerics on each of the processor's instruction sets (about 4 minutes)"
 	@echo "make test-slow     tests that train for minutes"
 	@echo "make test-cluster  DDP, FSDP2, two machines, SLURM, preemption, a fresh installation (about 8 minutes)"
