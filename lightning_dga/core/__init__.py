@@ -1,1 +1,1 @@
-"""The values that the other subpackages hand to one another: alignments, weights, data budget, basis."""
+"""The value types that the other subpackages exchange: alignments, weights, data budget, basis."""

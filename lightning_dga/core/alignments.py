@@ -1,4 +1,4 @@
-"""What an alignment pass measured: the one value that the estimators hand to the rules."""
+"""The result of a measurement, which estimators return and rules take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,11 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SampleAlignments:
-    """The alignment of each sample of this process, ``<grad L_j, grad L_target>``, for a look at the data.
+    """The alignment of each sample on this rank, ``<grad L_j, grad L_target>``, for data inspection.
 
     Attributes:
         domains: Domain of each sample, ``[n]`` int64.
-        indices: Index of each within its domain, ``[n]`` int64.
+        indices: Index of each sample within its domain, ``[n]`` int64.
         values: Alignments, ``[n]`` float64.
         losses: Losses, ``[n]`` float64.
     """
@@ -27,25 +27,25 @@ class SampleAlignments:
 
 @dataclass(frozen=True)
 class Alignments:
-    """Gradient alignments of the k domains with the target set, all taken at the same parameters.
+    """Gradient alignments of the k domains with the target set, all measured at the same parameters.
 
-    The alignment of domain *i* is the plain inner product ``a_i = <grad L_i, grad L_target>`` of DGA
-    (arXiv 2410.02498), before any rule rescales it.
+    The alignment of domain *i* is the unscaled inner product ``a_i = <grad L_i, grad L_target>`` of DGA
+    (arXiv 2410.02498).
 
     Attributes:
         values: Alignments, ``[k]`` float64, in the order of ``domain_names``. NaN where ``counts`` is 0.
-        counts: Samples that each alignment was measured on, over all processes, ``[k]`` int64. 0 where the domain was
-            not measured, or where its gradient was not finite.
-        losses: Mean loss of each domain on the same samples, ``[k]`` float64. NaN where ``counts`` is 0, and where
-            the estimator sees only the loss of a batch of many domains.
+        counts: Samples that each alignment was measured on, over all ranks, ``[k]`` int64. 0 if the domain was not
+            measured, or its gradient was not finite.
+        losses: Mean loss of each domain on the same samples, ``[k]`` float64. NaN where ``counts`` is 0, and for all
+            domains if the estimator sees only the loss of a batch of many domains.
         target_loss: Mean loss of the target batch.
         target_norm: Euclidean norm of the target gradient.
-        step: Optimizer steps that were done when it was measured.
-        ages: How many measurements ago each domain's entries were taken, ``[k]`` int64. 0 unless they are carried over
-            from an earlier one (:meth:`carrying`).
-        samples: The same sample by sample, where the estimator gives that; not kept in checkpoints.
-        targets: Names of the N targets; none where losses alone were measured. Of several, ``values``, ``target_loss``
-            and ``target_norm`` are the means.
+        step: Optimizer steps done at the time of the measurement.
+        ages: Age of each domain's entries in measurements, ``[k]`` int64. 0 unless they are carried over from an
+            earlier measurement (:meth:`carrying`).
+        samples: Per-sample alignments, if the estimator provides them; not kept in checkpoints.
+        targets: Names of the N targets; empty if only losses were measured. With several targets, ``values``,
+            ``target_loss`` and ``target_norm`` are means over the targets.
         by_target: Alignment of each domain with each target, ``[k, N]`` float64.
         target_losses: Mean loss of each target, ``[N]`` float64.
         target_norms: Norm of each target's gradient, ``[N]`` float64.
@@ -81,7 +81,7 @@ class Alignments:
         return self.counts > 0
 
     def carrying(self, earlier: "Alignments | None") -> "Alignments":
-        """These alignments, with an earlier measurement's entries where a domain was not measured now."""
+        """These alignments, with the entries of an earlier measurement for domains that were not measured now."""
         ages = torch.where(self.measured, 0, (earlier.ages if earlier is not None else torch.zeros_like(self.ages)) + 1)
         if earlier is None:
             return replace(self, ages=ages)
@@ -95,7 +95,7 @@ class Alignments:
         )
 
     def without_target(self) -> "Alignments":
-        """The losses of the domains alone."""
+        """A copy with only the losses of the domains."""
         none = self.values.new_empty(0)
         return replace(
             self,
@@ -106,7 +106,7 @@ class Alignments:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the samples as tensors and numbers, so that ``torch.load(weights_only=True)`` reads them."""
+        """All fields except ``samples``, as tensors and numbers that ``torch.load(weights_only=True)`` can read."""
         tensors = ["values", "counts", "losses", "ages"]
         of_several = {"targets": list(self.targets)} if len(self.targets) != 1 else {}
         if of_several:
@@ -124,10 +124,10 @@ class Alignments:
 
     @classmethod
     def of_targets(cls, found: Mapping[str, "Alignments"]) -> "Alignments":
-        """Puts together what was measured of the same samples with one target after another.
+        """Combines measurements of the same samples with several targets.
 
         Args:
-            found: The alignments by name of the target, at least one.
+            found: The alignments by target name, at least one.
         """
         one = list(found.values())
         if len(one) == 1:
@@ -138,7 +138,7 @@ class Alignments:
         return replace(
             one[0],
             values=by_target.mean(1),
-            # a domain that one of them could not measure was not measured
+            # a domain counts as measured only if every target's measurement has it
             counts=torch.stack([alignments.counts for alignments in one]).amin(0),
             target_loss=losses.mean().item(),
             target_norm=norms.mean().item(),
@@ -153,12 +153,12 @@ class Alignments:
     def from_sums(
         cls, dots: Tensor, losses: Tensor, counts: Tensor, *, target_loss: float, target_norm: float, step: int
     ) -> "Alignments":
-        """Divides sums over samples by their counts.
+        """Alignments from sums over samples, divided by the sample counts.
 
         Args:
-            dots: Sum over samples of the inner products, ``[k]``.
-            losses: Sum over samples of the losses, ``[k]``.
-            counts: Samples in each sum, ``[k]``.
+            dots: Sums over samples of the inner products, ``[k]``.
+            losses: Sums over samples of the losses, ``[k]``.
+            counts: Number of samples in each sum, ``[k]``.
             target_loss: Mean loss of the target batch.
             target_norm: Norm of the target gradient.
             step: Optimizer steps done.

@@ -1,4 +1,4 @@
-"""Arguments are checked where they are given, and named with what they would take."""
+"""Argument checks, with errors that name the argument and the values it takes."""
 
 import math
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ def positive_integer(name: str, value: Any) -> int:
     """The value as an ``int``.
 
     Raises:
-        ValueError: If it is none, or not positive; numpy's integers are.
+        ValueError: If it is not an integer, or not positive. NumPy integers are accepted.
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"`{name}` must be a positive integer, got {value!r}{_kind(value)}.")
@@ -22,7 +22,7 @@ def number(name: str, value: Any) -> float:
     """The value as a ``float``.
 
     Raises:
-        ValueError: If it is no number, or not finite.
+        ValueError: If it is not a number, or not finite.
     """
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"`{name}` must be a finite number, got {value!r}{_kind(value)}.")
@@ -30,10 +30,10 @@ def number(name: str, value: Any) -> float:
 
 
 def one_of(name: str, value: str, options: Iterable[str], more: str = "") -> str:
-    """The value.
+    """Returns the value if it is one of the options.
 
     Raises:
-        ValueError: If it is none of the options; names the one that is spelled most like it.
+        ValueError: If it is not one of the options; the message suggests the closest spelling.
     """
     known = sorted(options)
     if value not in known:
@@ -44,7 +44,7 @@ def one_of(name: str, value: str, options: Iterable[str], more: str = "") -> str
 
 
 def an_object(name: str, value: Any, methods: Iterable[str], expected: str) -> Any:
-    """The value.
+    """Returns the value if it is an object with the given methods.
 
     Raises:
         ValueError: If it is a class, or lacks one of the methods.

@@ -1,4 +1,4 @@
-"""Basis distributions over many domains, in a file: `dga-domains` makes it, and distribution reweighting mixes them."""
+"""Basis distributions over many domains and their file, written by `dga-domains` for distribution reweighting."""
 
 import json
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from lightning_dga.atomic import atomic_write, write_json
 class Basis:
     """N distributions over k domains: the columns of P in distribution reweighting, where domain weights are P w.
 
-    Reweighting w, of which there are N, costs N + 1 gradients, however many domains there are (arXiv 2410.02498).
+    Reweighting the N entries of w costs N + 1 gradients for any number of domains (arXiv 2410.02498).
 
     Attributes:
-        names: Of the N distributions, such as those of the reference sets whose histograms they are.
+        names: Names of the N distributions, such as those of the reference sets whose histograms they are.
         matrix: ``[k, N]`` float64, each column summing to one.
     """
 
@@ -40,8 +40,8 @@ class Basis:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            FileNotFoundError: If it is not there.
-            ValueError: If the names are not those of its columns.
+            FileNotFoundError: If one of the two files does not exist.
+            ValueError: If a file is damaged, or the names do not match the columns.
         """
         if not (file.is_file() and _names(file).is_file()):
             raise FileNotFoundError(

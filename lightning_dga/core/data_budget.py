@@ -1,30 +1,29 @@
-"""How much has been drawn of each domain, and how much the run will draw in all: what repetition is judged by."""
+"""The data budget: samples drawn from each domain, domain sizes, and the expected length of the run."""
 
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-# chosen on targets that no result reports: docs/rules.md
+# tuned on targets that are not used in any reported result: docs/rules.md
 LOOKAHEAD = 1.25
-# average passes over all data up to which a planned length is trusted in full, and from which not at all: repeated data
-# is worth little after some fifteen (arXiv 2305.16264), so that whoever plans for more expects to stop earlier
+# average passes over all data up to which a planned length is trusted fully, and above which not at all: repeated data
+# is worth little after about fifteen passes (arXiv 2305.16264), so a longer plan is assumed to be stopped early
 _TRUSTED_PASSES, _DOUBTED_PASSES = 10.0, 16.0
 
 
 @dataclass(frozen=True)
 class DataBudget:
-    """What a run has drawn of each domain so far, what the domains hold, and how long the run will be.
+    """Samples drawn from each domain so far, the sizes of the domains, and the expected length of the run.
 
     Attributes:
-        seen: Training samples drawn from each domain so far, over all processes, ``[k]`` float64.
-        sizes: Samples that each domain holds, ``[k]`` float64; infinite for a stream, whose size is not known.
-        planned: Training samples that the run will have drawn when it reaches its limit, over all processes; ``None``
-            where it has none.
+        seen: Training samples drawn from each domain so far, over all ranks, ``[k]`` float64.
+        sizes: Number of samples in each domain, ``[k]`` float64; infinite for a stream, whose size is not known.
+        planned: Training samples drawn when the run reaches its limit, over all ranks; ``None`` if it has no limit.
         least: Training samples before which the run does not end.
-        ahead: Training samples until the weights can be changed again; ``None`` where they are set once.
-        may_end_early: Whether something may end the run before its limit, such as early stopping.
-        of_domains: Where this is the exposure of mixtures of the domains, that of the domains themselves.
+        ahead: Training samples until the weights can be changed again; ``None`` if they are set only once.
+        may_end_early: Whether something, such as early stopping, may end the run before its limit.
+        of_domains: In a budget of mixtures of the domains, the budget of the domains themselves.
     """
 
     seen: Tensor
@@ -37,23 +36,23 @@ class DataBudget:
 
     @property
     def epochs(self) -> Tensor:
-        """How often each domain has been gone through, ``[k]`` float64."""
+        """Number of epochs of each domain seen so far, ``[k]`` float64."""
         return self.seen / self.sizes
 
     def horizon(self, lookahead: float = LOOKAHEAD) -> float:
-        """Samples to plan for: those of the whole run, as far as it is known how long that is.
+        """The planning horizon in samples: the length of the run, as far as it is known.
 
-        A run that may end at any moment is planned to end soon, but not before the weights can be changed again. A
-        planned length that means many passes over all data is trusted the less the more they are, and the horizon lies
-        between the two.
+        For a run that may end at any moment the horizon is short, but not before the weights can be changed again. A
+        planned length of many passes over all data is trusted less the more passes it means; the horizon then lies
+        between the short one and the planned length.
 
         Args:
-            lookahead: When a run that may end at any moment is planned to end, in units of what it has seen.
+            lookahead: Short horizon in units of the samples seen so far.
         """
         if self.of_domains is not None:
             return self.of_domains.horizon(lookahead)
         seen = self.seen.sum().item()
-        # weights that are set once are planned for one pass over all data
+        # weights that are set only once are planned for one pass over all data
         ahead = self.sizes[self.sizes.isfinite()].sum().item() if self.ahead is None else self.ahead
         soon = max(lookahead * seen, seen + ahead, self.least, 1.0)
         if self.planned is None:

@@ -1,11 +1,11 @@
-"""A digest of documents: tells whether what was made of a corpus still belongs to it."""
+"""A digest of documents, to check whether derived files still belong to a corpus."""
 
 import hashlib
 from collections.abc import Iterable
 
 
 class DocumentDigest:
-    """SHA-256 of documents in their order; of documents that are cut elsewhere, another one.
+    """SHA-256 of a sequence of documents; depends on the boundaries between documents, not only on their text.
 
     Example:
         >>> DocumentDigest(["ab", "c"]).hexdigest() == DocumentDigest(["a", "bc"]).hexdigest()

@@ -1,4 +1,4 @@
-"""Exponential moving averages of numbers that are not all measured every time, and the noise that is left in them."""
+"""Exponential moving averages of values that are not all measured every time, with their standard errors."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MovingMoments:
-    """First and second moments of k numbers; all fields are ``[k]`` float64.
+    """Exponential moving first and second moments of k values; all fields are ``[k]`` float64.
 
     Attributes:
-        mean: Weighted sum of what was measured; divided by ``weight`` it is the average.
-        square: The same of the squares.
+        mean: Weighted sum of the measured values; divided by ``weight`` it is the average.
+        square: Weighted sum of their squares.
         weight: Sum of the weights, which tends to 1.
-        weight_square: Sum of the squared weights: over ``weight`` squared, the share of one measurement's noise that is
-            left in the average.
+        weight_square: Sum of the squared weights; divided by ``weight`` squared it is the fraction of one measurement's
+            variance that is left in the average.
     """
 
     mean: Tensor
@@ -25,11 +25,11 @@ class MovingMoments:
 
     @classmethod
     def zeros(cls, size: int) -> "MovingMoments":
-        """Before the first measurement."""
+        """The moments before the first measurement."""
         return cls(*(torch.zeros(size, dtype=torch.float64) for _ in range(4)))
 
     def bounded(self, largest: float) -> "MovingMoments":
-        """The moments of numbers that were no larger than this: averages are cut to it.
+        """The moments with averages clipped to a largest absolute value.
 
         Args:
             largest: Largest absolute value.
@@ -43,12 +43,12 @@ class MovingMoments:
         )
 
     def updated(self, values: Tensor, measured: Tensor, share: float) -> "MovingMoments":
-        """With a measurement taken in.
+        """The moments after another measurement.
 
         Args:
-            values: What was measured, ``[k]``.
-            measured: Which of them were, ``[k]`` bool; the others' moments stay.
-            share: Weight of the newest.
+            values: Measured values, ``[k]``.
+            measured: Which values were measured, ``[k]`` bool; the moments of the others do not change.
+            share: Weight of the newest value.
         """
         values = torch.where(measured, values, 0.0)
         new = torch.where(measured, share, 0.0).double()
@@ -69,5 +69,5 @@ class MovingMoments:
         """Standard errors of the averages; NaN before the second measurement."""
         variance = (self.square / self.weight - self.average.square()).clamp(min=0)
         left = self.weight_square / self.weight.square()
-        # a weighted variance is too small by the share of its own noise that the mean took out
+        # bias correction: a weighted variance around the weighted mean is too small by this factor
         return torch.where(left < 1, (variance / (1 - left) * left).sqrt(), torch.nan)

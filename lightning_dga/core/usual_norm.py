@@ -1,4 +1,4 @@
-"""The usual size of a target gradient, which no single measurement can carry off."""
+"""A moving average of the target gradient norm that is robust against outliers."""
 
 import math
 import statistics
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# a norm counts as at most this often larger or smaller than usual, and the usual one is within this of the median
+# largest factor between a norm and the average before it, and between the average and the median
 _LARGEST_CHANGE = math.log(2.0)
 _RECENT = 9
 
 
 @dataclass(frozen=True)
 class UsualNorm:
-    """A geometric moving average of gradient norms that outliers do not move far, in whatever order they come.
+    """A geometric moving average of gradient norms that is robust against outliers, in any order.
 
-    A norm counts as at most twice and at least half the average before it. The average is then held within a factor of
-    two of the median of the latest nine norms, so that it leaves a first measurement that was an outlier, and follows a
-    change of level, within five measurements.
+    A norm is clipped to between half and twice the average before it. The average is then kept within a factor of two
+    of the median of the latest nine norms, so that it recovers from a first measurement that was an outlier, and
+    follows a change of level, within five measurements.
 
     Attributes:
-        log_sum: Weighted sum of the logarithms.
+        log_sum: Weighted sum of the logarithms of the norms.
         weight: Sum of the weights, which tends to 1; 0 before the first measurement.
         recent: Logarithms of the latest norms, nine at most.
     """
@@ -36,11 +36,11 @@ class UsualNorm:
         return math.exp(self.log_sum / self.weight) if self.weight else math.nan
 
     def updated(self, norm: float, share: float) -> "UsualNorm":
-        """With a norm taken in.
+        """The average after another norm.
 
         Args:
-            norm: The norm. One that is zero or not finite is no measurement of a size, and changes nothing.
-            share: Weight of the newest.
+            norm: The norm. One that is zero or not finite is ignored.
+            share: Weight of the newest norm.
         """
         if not is_size(norm):
             return self
@@ -55,7 +55,7 @@ class UsualNorm:
         return UsualNorm(log_sum, weight, recent)
 
     def as_tensor(self) -> Tensor:
-        """Its numbers, ``[2 + len(recent)]`` float64."""
+        """The fields as one tensor, ``[2 + len(recent)]`` float64."""
         return torch.tensor([self.log_sum, self.weight, *self.recent], dtype=torch.float64)
 
     @classmethod
@@ -66,7 +66,7 @@ class UsualNorm:
 
 
 def is_size(norm: float) -> bool:
-    """Whether a gradient of this norm has a direction: it is neither zero nor infinite nor NaN."""
+    """Whether a gradient norm is usable: neither zero nor infinite nor NaN."""
     return math.isfinite(norm) and norm > 0
 
 

@@ -1,4 +1,4 @@
-"""Domain weights: reading what a user gives into a point of the simplex."""
+"""Domain weights: converts user input into a point on the simplex."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,18 +19,18 @@ def as_weights(values: WeightsLike | None, names: Sequence[str], *, argument: st
     """Normalises domain weights.
 
     Args:
-        values: A mapping that names every domain, or ``k`` numbers in the order of ``names``; ``None`` is uniform.
-            They need not sum to one. Or a file of either, as ``dga-domains`` writes them: ``.json`` or ``.npy``.
+        values: A mapping that names every domain, or ``k`` numbers in the order of ``names``, or a ``.json`` or
+            ``.npy`` file of either, as written by ``dga-domains``. They need not sum to one. ``None`` is uniform.
         names: The k domain names.
-        argument: What to call ``values`` in an error.
+        argument: Name of ``values`` in error messages.
 
     Returns:
         The weights, ``[k]`` float64, non-negative, summing to one.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a name is missing or unknown, the number of weights is not k, or a weight is NaN, infinite or
-            negative, or all are zero, or the file is of another kind.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If a name is missing or unknown, the number of weights is not k, a weight is NaN, infinite or
+            negative, all are zero, or the file is of another type or cannot be read.
 
     Example:
         >>> as_weights({"wiki": 3, "code": 1}, ["code", "wiki"])
@@ -59,7 +59,7 @@ def _from_file(file: Path, argument: str) -> Mapping[str, float] | Tensor:
         if file.suffix.lower() == ".npy":
             return torch.from_numpy(np.load(file, allow_pickle=False))
         values = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repetition)
-    # an empty .npy file ends early, one of strings has no tensor, and JSON may be nested too deep
+    # EOFError: an empty .npy file; TypeError: a .npy file of strings; RecursionError: JSON that is nested too deep
     except (ValueError, EOFError, TypeError, OSError, RecursionError) as error:
         raise ValueError(f"`{argument}`: {file} cannot be read ({error}).") from error
     if not isinstance(values, Mapping):
@@ -104,7 +104,7 @@ def in_order(values: WeightsLike, names: Sequence[str], *, argument: str) -> Ten
         raise ValueError(
             f"`{argument}` has shape {tuple(numbers.shape)}, expected one number for each of the {len(names)} domains."
         )
-    # the sum of finite numbers may overflow, so that this asks further only where there is something to find
+    # the sum of finite numbers can overflow, so a non-finite sum is checked element by element
     if not numbers.sum().isfinite() and not numbers.isfinite().all():
         first = int((~numbers.isfinite()).nonzero()[0])
         raise ValueError(f"`{argument}` of domain {names[first]!r} is not finite: {numbers[first].item()}.")

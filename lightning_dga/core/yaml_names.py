@@ -1,4 +1,4 @@
-"""Names that YAML, OmegaConf or Hydra reads as other than text: ``no``, ``on``, ``null``, ``2019``, ``1e3``."""
+"""Names that YAML, OmegaConf or Hydra does not parse as strings: ``no``, ``on``, ``null``, ``2019``, ``1e3``."""
 
 import math
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ import yaml
 
 
 def name_meant(key: Any, names: Sequence[str], argument: str) -> str:
-    """The one name that was read as ``key``.
+    """The name that was parsed as ``key``.
 
     Args:
-        key: What a config has in place of a name: a bool, a number, ``None`` or a date.
-        names: The names that there are.
-        argument: What to call the mapping in an error.
+        key: The value that a config has in place of a name: a bool, a number, ``None`` or a date.
+        names: The existing names.
+        argument: Name of the mapping in error messages.
 
     Raises:
-        ValueError: If no name, or more than one, is read like that; says to put it in quotes.
+        ValueError: If no name, or more than one, is parsed as ``key``; the message says to put it in quotes.
 
     Example:
         >>> name_meant(False, ["en", "no"], "weights"), name_meant(2019, ["2019", "2020"], "weights")
         ('no', '2019')
     """
-    # numbers of numpy are read as those of Python
+    # NumPy scalars count as Python numbers
     value = key.item() if hasattr(key, "item") else key
     meant = [name for name in names if any(_same(value, reading) for reading in yaml_readings(name))]
     if len(meant) == 1:
@@ -36,21 +36,21 @@ def name_meant(key: Any, names: Sequence[str], argument: str) -> str:
 
 
 def yaml_readings(name: str) -> list[Any]:
-    """What YAML 1.1, OmegaConf and Hydra make of a name without quotes, where that is not the name itself.
+    """How YAML 1.1, OmegaConf and Hydra parse an unquoted name, if not as the name itself.
 
     Example:
         >>> yaml_readings("wiki"), yaml_readings("off"), yaml_readings("010")
         ([], [False], [8, 10])
     """
     if name.isascii() and name.isdecimal() and name[0] != "0" and len(name) < 20:
-        # labels of clusters, of which there may be very many
+        # fast path for cluster labels, of which there may be very many
         return [int(name)]
     if len(name) > 64:
         return []
     readings: list[Any] = []
     with suppress(yaml.YAMLError, ValueError):
         readings.append(yaml.safe_load(name))
-    # Hydra and OmegaConf read more as a number than YAML 1.1 does, as 1e3
+    # Hydra and OmegaConf parse more as a number than YAML 1.1 does, for example 1e3
     for number in (int, float):
         try:
             readings.append(number(name))
@@ -62,7 +62,7 @@ def yaml_readings(name: str) -> list[Any]:
 
 
 def _same(value: Any, other: Any) -> bool:
-    # equal by Python's rules are also 1, 1.0 and True, and no NaN is
+    # in Python 1, 1.0 and True are equal, and NaN is not equal to itself
     if type(value) is not type(other):
         return False
     return value == other or (isinstance(value, float) and math.isnan(value) and math.isnan(other))

@@ -1,4 +1,4 @@
-"""Which sample comes next, a pure function of its index: the domain by the weights, the sample by a permutation."""
+"""The sample at each index of the stream: its domain by the weights, its place within the domain by a permutation."""
 
 from lightning_dga.data.sampling.composition import Composition
 from lightning_dga.data.sampling.samplings import Sampling, make_sampling

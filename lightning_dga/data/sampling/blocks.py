@@ -1,4 +1,4 @@
-"""Batches of one domain: consecutive samples of the stream share theirs."""
+"""Batches of a single domain: runs of consecutive samples that share a domain."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,11 @@ from lightning_dga.data.sampling.segment import WeightsSegment
 
 
 class BlockSampling:
-    """Draws one domain for each run of samples, in the place of one for each sample.
+    """Draws one domain per run of consecutive samples instead of one per sample.
 
     Args:
-        sampling: Draws the domains of runs as it does those of samples. It must keep no account of what was drawn.
-        length: Samples in a run.
+        sampling: Draws the domains of runs as it would those of samples. It must not depend on earlier draws.
+        length: Samples per run.
     """
 
     def __init__(self, sampling: Sampling, length: int) -> None:

@@ -1,9 +1,9 @@
-"""Which domain each sample of the stream comes from: a pure function of seed, sample index and weight history.
+"""The domain of each sample of the stream: a pure function of seed, sample index and weight history.
 
-The stream is one endless sequence of samples, numbered from 0 over all processes. The domain of sample ``n`` follows
-from ``n``, the seed and the weights that are in force (and, under quota sampling, from how many samples each domain has
-had); within its domain it takes the next position. Nothing else enters, so every process computes the same sequence,
-and a run resumes anywhere with any number of processes or workers.
+The stream is one infinite sequence of samples, numbered from 0 over all ranks. The domain of sample ``n`` depends on
+``n``, the seed and the weights in force (and, under quota sampling, on the number of samples drawn from each domain);
+within its domain it takes the next position. It depends on nothing else, so every rank computes the same sequence, and
+a run can resume with any number of ranks or workers.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ from lightning_dga.data.sampling.segment import WeightsSegment
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """Consecutive samples of the stream, drawn together: one batch over all processes.
+    """Consecutive samples of the stream, drawn together: one batch over all ranks.
 
     Attributes:
         start: Index of the first sample in the stream.
@@ -38,29 +38,29 @@ class Draw:
 
     @property
     def stop(self) -> int:
-        """Index of the first sample behind this draw."""
+        """Index of the first sample after this draw."""
         return self.start + len(self.domains)
 
 
 class Composition:
-    """Draws the stream ahead of its use, and takes back what new weights make stale.
+    """Draws the stream ahead of its use, and recalls pending draws when the weights change.
 
-    A draw is *pending* from :meth:`draw` until the one after it is handed to training (:meth:`deliver`). New weights
-    take effect ``lag`` samples behind the last sample that was handed over, whatever was drawn by then: pending draws
-    from there on are recalled, and drawn again under the new weights. The sequence therefore never depends on how far
-    workers ran ahead.
+    A draw is *pending* from :meth:`draw` until it is handed to training (:meth:`deliver`). New weights take effect
+    ``lag`` samples after the last sample that was handed over, independent of how much was drawn by then: later pending
+    draws are recalled and drawn again under the new weights. The sequence therefore does not depend on how far the
+    workers prefetch.
 
-    A signal's handler may take the state between any two steps of a method; steps are in an order that lets it.
+    A signal handler may read the state between any two statements of a method; they are ordered so that this is safe.
 
     Args:
-        weights: Weights at the start, ``[k]`` float64 on the simplex.
-        seed: Selects the sequence.
-        lag: How many samples late new weights take effect. 0: with the next sample that is handed over.
+        weights: Initial weights, ``[k]`` float64 on the simplex.
+        seed: Seed of the sequence.
+        lag: Number of samples after which new weights take effect. 0: with the next sample that is handed over.
         sampling: ``"multinomial"``, independent draws, or ``"quota"``, which tracks the weights within one sample.
-        run_length: How many consecutive samples share a domain.
+        run_length: Number of consecutive samples that share a domain.
 
     Raises:
-        ValueError: If there is no such sampling, or ``"quota"`` is to draw runs.
+        ValueError: If the sampling is unknown, or ``"quota"`` is combined with a run length above 1.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Composition:
         self._ids = np.arange(len(weights))
         self._next_id = len(weights)
         self._begin = 0
-        # samples before `_begin` that were of domains which are no more
+        # samples before `_begin` that were drawn from domains since removed
         self._elsewhere = 0
         self._handed: Draw | None = None
         self._pending: deque[Draw] = deque()
@@ -88,17 +88,17 @@ class Composition:
 
     @property
     def version(self) -> int:
-        """How often the weights have been set."""
+        """Number of times that the weights have been set."""
         return self._segments[-1].version
 
     @property
     def ids(self) -> NDArray[np.int64]:
-        """The number that selects each domain's order, ``[k]``: its own for good, whatever domains come and go."""
+        """The id that selects each domain's order, ``[k]``; unchanged when other domains are added or removed."""
         return self._ids
 
     @property
     def run_length(self) -> int:
-        """How many consecutive samples share a domain."""
+        """Number of consecutive samples that share a domain."""
         return self._run_length
 
     @run_length.setter
@@ -119,12 +119,12 @@ class Composition:
 
     @property
     def position(self) -> int:
-        """How many samples have been handed to training, over all processes."""
+        """Number of samples handed to training, over all ranks."""
         return self._handed.stop if self._handed is not None else self._begin
 
     @property
     def stale_samples(self) -> int:
-        """How many samples were handed to training under older weights since the newest were set; ``lag`` at most."""
+        """Samples handed to training under older weights since the newest weights were set; at most ``lag``."""
         newest = self._segments[-1]
         return min(self.position, newest.start) - newest.set_at
 
@@ -139,7 +139,7 @@ class Composition:
         segment = WeightsSegment(effective, position, self.version + 1, weights.numpy().copy())
         replaced = self._segments[len(kept) : len(kept) + 1]
         if replaced and replaced[0].start == effective:
-            # takes the place of a segment without a sample, and what that one carried over
+            # replaces a segment that has no samples, and inherits its carried-over ideal counts
             segment.ideal = replaced[0].ideal
         self._segments = [*kept, segment]
 
@@ -148,7 +148,7 @@ class Composition:
         return self.draw_several(size, 1)[0]
 
     def draw_several(self, size: int, number: int) -> list[Draw]:
-        """Draws the next samples in ``number`` draws of ``size`` each, in less time than one by one."""
+        """Draws ``number`` draws of ``size`` samples each; faster than one draw at a time."""
         start = self._drawn
         domains, positions = self._compose(start, size * number)
         draws = []
@@ -162,18 +162,18 @@ class Composition:
         return draws
 
     def draw_again(self, draw: Draw) -> Draw:
-        """Draws the samples of an earlier draw once more, whatever the weights; nothing may be pending."""
+        """Repeats the samples of an earlier draw regardless of the weights; nothing may be pending."""
         again = Draw(self._drawn, self.version, draw.domains, draw.positions)
         self._pending.append(again)
         np.add.at(self._counts, again.domains, 1)
         return again
 
     def is_pending(self, draw: Draw) -> bool:
-        """Whether a draw waits to be handed over; one that was recalled does not."""
+        """Whether a draw is still waiting to be handed over, and was not recalled."""
         return any(draw is pending for pending in self._pending)
 
     def deliver(self, draw: Draw) -> None:
-        """Marks the oldest pending draw as given to training."""
+        """Marks the oldest pending draw as handed to training."""
         if not self._pending or self._pending[0] is not draw:
             raise RuntimeError(
                 "Only the oldest pending draw can be handed over; this one was recalled or came out of order."
@@ -183,15 +183,15 @@ class Composition:
         self._forget_segments_before(self._handed.start)
 
     def recall_pending(self) -> None:
-        """Takes back every pending draw; the next :meth:`draw` repeats the first of them."""
+        """Recalls every pending draw; the next :meth:`draw` starts at the first of them again."""
         while self._pending:
             self._take_back()
 
     def counts(self, *, completed: bool = True) -> Tensor:
-        """Samples of each domain that were handed to training, over all processes, ``[k]`` int64.
+        """Samples of each domain that were handed to training, over all ranks, ``[k]`` int64.
 
         Args:
-            completed: Whether the draw that training holds counts too.
+            completed: Whether the draw that training holds is counted.
         """
         counts = self._counts.copy()
         counted = self._elsewhere + int(counts.sum())
@@ -201,10 +201,10 @@ class Composition:
         return torch.from_numpy(counts)
 
     def state_dict(self, *, completed: bool = True) -> dict[str, Any]:
-        """What the rest of the stream depends on; O(k), however long the run.
+        """The state that the rest of the stream depends on; its size is O(k) for any length of the run.
 
         Args:
-            completed: Whether training is done with the draw that it holds. If not, a resumed run begins with that
+            completed: Whether training is done with the draw that it holds. If not, a resumed run starts with that
                 draw.
         """
         again = self._handed if self._handed is not None and not completed else None
@@ -228,14 +228,14 @@ class Composition:
         return {"ids": torch.from_numpy(self._ids.copy()), "next_id": self._next_id}
 
     def load_state_dict(self, state: dict[str, Any], seed: int | None = None) -> None:
-        """Continues where :meth:`state_dict` was taken; drops whatever was drawn since.
+        """Continues from :meth:`state_dict`; drops everything drawn since.
 
         Args:
             state: The state.
-            seed: Selects the sequence from here on; the state's own if not given.
+            seed: Seed of the sequence from here on; that of the state if not given.
 
         Raises:
-            ValueError: If the state is of another number of domains, another sampling, or runs of another length.
+            ValueError: If the state has another number of domains, another sampling, or another run length.
         """
         if len(state["counts"]) != len(self._counts):
             raise ValueError(f"The state has {len(state['counts'])} domains, this mixture has {len(self._counts)}.")
@@ -262,12 +262,12 @@ class Composition:
         self._pending.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which draws again what was drawn here and not handed over."""
+        """The state for a copy, which draws again what was drawn here and not handed over."""
         copy = self.__dict__ | {"_pending": deque(), "_counts": self.counts().numpy()}
         copy["_segments"] = [replace(segment) for segment in self._segments]
         for segment in copy["_segments"]:
             if segment.start >= self.position:
-                # it was entered by a draw that the copy has not made
+                # the segment was entered by a draw that the copy does not have
                 segment.ideal = None
         return copy
 
@@ -318,7 +318,7 @@ class Composition:
             self._sampling.enter(self._segments[index], self._segments[index - 1] if index else None, counts)
 
     def _take_back(self) -> None:
-        """Takes back the newest pending draw."""
+        """Recalls the newest pending draw."""
         np.subtract.at(self._counts, self._pending[-1].domains, 1)
         self._pending.pop()
         for segment in self._segments[1:]:

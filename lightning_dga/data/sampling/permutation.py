@@ -1,8 +1,8 @@
 """A keyed permutation of ``range(n)`` in O(1) memory: the shuffled order within a domain.
 
-A balanced Feistel network on the smallest even number of bits that holds ``n``, walked along its cycle until it falls
-back into the range (format-preserving encryption by cycle walking, Black and Rogaway, CT-RSA 2002). Any position of any
-epoch of any domain is reached at once, so nothing has to be stored, replayed or sent to a worker.
+A balanced Feistel network on the smallest even number of bits that can represent ``n``, iterated until the result is in
+the range (format-preserving encryption by cycle walking, Black and Rogaway, CT-RSA 2002). Any position of any epoch of
+any domain is computed directly, so nothing has to be stored, replayed or sent to a worker.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ def permute(positions: NDArray[np.int64], sizes: NDArray[np.int64], key: NDArray
     """Maps each position to its image under the permutation of ``range(size)`` that its key selects.
 
     Args:
-        positions: Where to look, ``[n]`` int64, ``0 <= positions < sizes``.
+        positions: The positions, ``[n]`` int64, ``0 <= positions < sizes``.
         sizes: Length of the permuted range, ``[n]`` int64, at least 1.
         key: Selects the permutation, ``[n]`` uint64.
 

@@ -1,13 +1,13 @@
-"""Quota sampling: the mixture that is realised tracks the weights within one sample of every domain.
+"""Quota sampling: the realised mixture tracks the weights to within one sample of every domain.
 
-Sample m of a domain of weight w is due in a window: not before the domain's ideal share ``n * w`` exceeds ``m``, and
-not after it reaches ``m + 1``. Where windows are kept, every domain is within one sample of its ideal at every prefix
-of the stream. One slot at a time, the sample whose window is open and ends first is taken, which keeps all of them
-(Tijdeman, Discrete Mathematics 1980; Baruah et al., Algorithmica 1996). Giving each slot to the largest deficit does
-not: it can fall behind by more than one.
+Sample m of a domain of weight w has a window: it is released when the domain's ideal count ``n * w`` exceeds ``m``, and
+its deadline is when the ideal count reaches ``m + 1``. If all deadlines are met, every domain is within one sample of
+its ideal count at every prefix of the stream. Giving each slot to the released sample with the earliest deadline meets
+all of them (Tijdeman, Discrete Mathematics 1980; Baruah et al., Algorithmica 1996). Giving each slot to the domain with
+the largest deficit does not: a domain can fall behind by more than one sample.
 
-What a domain is owed is carried over when the weights change, at most one sample of it. Under weights that are not
-known beforehand no method can keep every domain within one sample: new weights may favour all those that are owed.
+When the weights change, each domain's deficit is carried over, at most one sample of it. With weights that are not
+known in advance, no method can keep every domain within one sample: new weights may favour all domains with a deficit.
 """
 
 from dataclasses import dataclass
@@ -20,18 +20,19 @@ from lightning_dga.data.sampling.permutation import keys
 from lightning_dga.data.sampling.segment import WeightsSegment
 
 _SHORTEST, _LONGEST = 256, 16_384
-# a first plan is that long that the pass over all domains does not outweigh the slots it gives
+# the first plan is long enough that the pass over all domains does not dominate its cost
 _DOMAINS_PER_SLOT = 16
 
 
 class Quota:
-    """Fills the stream's slots by earliest deadline.
+    """Fills the stream's slots by earliest deadline first.
 
-    Slots are planned ahead, the further the longer the weights stay, for planning starts with a pass over all k
-    domains. A plan is used from any slot that it covers, so cutting the stream otherwise changes nothing.
+    Slots are planned ahead, in longer plans the longer the weights stay the same, because each plan starts with a pass
+    over all k domains. A plan can be used from any slot that it covers, so the result does not depend on how the stream
+    is divided into draws.
 
     Args:
-        seed: Selects who goes first among domains whose windows end together.
+        seed: Seed of the order among domains with equal deadlines.
     """
 
     def __init__(self, seed: int) -> None:
@@ -44,7 +45,7 @@ class Quota:
     def enter(self, segment: WeightsSegment, before: WeightsSegment | None, counts: NDArray[np.int64]) -> None:
         """See :class:`~lightning_dga.data.sampling.samplings.Sampling`.
 
-        Carries over what each domain is owed. Costs O(k).
+        Carries over each domain's deficit. Costs O(k).
         """
         if before is None or before.ideal is None:
             segment.ideal = counts.astype(np.float64)
@@ -85,7 +86,7 @@ class Quota:
 
 @dataclass(frozen=True)
 class _Windows:
-    """Samples that are due: the domain of each, and the first and last slot that it may be given."""
+    """Samples to schedule: the domain of each, and the first and last slot of its window."""
 
     domains: NDArray[np.int64]
     first: NDArray[np.float64]
@@ -100,20 +101,20 @@ def _windows(
     slot: int,
     size: int,
 ) -> _Windows:
-    """The windows that may have their turn in slots ``slot`` to ``slot + size``, at least ``size`` of them."""
+    """The windows that may be scheduled in slots ``slot`` to ``slot + size``, at least ``size`` of them."""
     end = slot + size
     while True:
         chosen = _contenders(weights, counts - ideal, ties, slot, size, end)
         many = np.ceil(end * weights[chosen] - (counts[chosen] - ideal[chosen])).clip(0, size).astype(np.int64)
-        # where a debt was not carried over, slots are left for which no window is open yet
+        # if a deficit was not fully carried over, some slots have no released sample yet
         if many.sum() >= size:
             break
         end += size
     domains = np.repeat(chosen, many)
     number = np.arange(len(domains)) - np.repeat(np.cumsum(many) - many, many)
-    # integers first: the sum must not depend on how many of the samples were drawn before
+    # integers are added first: the rounding must not depend on how many of the samples were drawn before
     due = (counts[domains] + number) - ideal[domains]
-    with np.errstate(over="ignore"):  # a weight near the smallest number: its window never ends
+    with np.errstate(over="ignore"):  # with a weight near the smallest float the deadline is infinite
         first = np.maximum(np.floor(due / weights[domains]), slot)
         return _Windows(domains, first, np.ceil((due + 1) / weights[domains]) - 1)
 
@@ -121,9 +122,9 @@ def _windows(
 def _contenders(
     weights: NDArray[np.float64], lead: NDArray[np.float64], ties: NDArray[np.uint64], slot: int, size: int, end: int
 ) -> NDArray[np.int64]:
-    """Domains with a window that opens before ``end``, without those that cannot have their turn: most, if k is large.
+    """Domains with a window that opens before ``end`` and that can be scheduled at all; few of them if k is large.
 
-    Of the windows that are open at ``slot``, only the ``size`` that end first can.
+    Of the windows that are open at ``slot``, only the ``size`` with the earliest deadlines can be.
     """
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         first = np.floor(lead / weights)
@@ -142,11 +143,11 @@ def _contenders(
 
 
 def _earliest_deadline_first(first: NDArray[np.float64], slot: int, size: int) -> NDArray[np.int64]:
-    """Which sample each slot is given, as an index into samples that are sorted by the end of their windows."""
+    """The sample scheduled in each slot, as an index into samples sorted by deadline."""
     order = np.argsort(first, kind="stable")
     opens, waiting = first[order].tolist(), order.tolist()
     begin = int(np.searchsorted(opens, slot, side="right"))
-    # those that are open from the start stay a sorted list, so that only what opens on the way goes through a heap
+    # windows open from the start stay in sorted order; only those that open later go through a heap
     ready = sorted(waiting[:begin])
     fresh: list[int] = []
     taken: list[int] = []

@@ -1,4 +1,4 @@
-"""How the domain of each sample follows from the weights."""
+"""The protocol of a sampling method, which chooses the domain of each sample by the weights."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -12,14 +12,14 @@ from lightning_dga.data.sampling.segment import WeightsSegment
 
 
 class Sampling(Protocol):
-    """Chooses the domains of the stream's samples; a pure function of its arguments, whatever it keeps to be quick."""
+    """Chooses the domains of the stream's samples; a pure function of its arguments, apart from caches."""
 
     def enter(self, segment: WeightsSegment, before: WeightsSegment | None, counts: NDArray[np.int64]) -> None:
         """Prepares a segment when the stream reaches it.
 
         Args:
             segment: The segment.
-            before: The one that it follows, if any.
+            before: The previous segment, if any.
             counts: Samples of each domain before the segment, ``[k]``.
         """
         ...
@@ -28,9 +28,9 @@ class Sampling(Protocol):
         """The domains of samples ``start`` to ``start + size``, all of one segment.
 
         Args:
-            segment: The segment, entered.
+            segment: The segment, after :meth:`enter`.
             start: Index of the first sample in the stream.
-            size: How many.
+            size: Number of samples.
             counts: Samples of each domain before ``start``, ``[k]``.
         """
         ...
@@ -40,10 +40,10 @@ _SAMPLINGS: dict[str, Callable[[int], Sampling]] = {"multinomial": Multinomial, 
 
 
 def make_sampling(name: str, seed: int) -> Sampling:
-    """The sampling of a name.
+    """Makes a sampling method by name.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If the name is unknown.
     """
     if name not in _SAMPLINGS:
         raise ValueError(f"`sampling` must be one of {', '.join(map(repr, _SAMPLINGS))}, got {name!r}.")

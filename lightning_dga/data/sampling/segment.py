@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 @dataclass(eq=False)
 class WeightsSegment:
-    """Weights, and where in the stream they were set and took effect.
+    """A set of weights, with the positions in the stream where they were set and took effect.
 
     Attributes:
-        start: Index of the first sample that they govern.
-        set_at: How many samples had been handed to training when they were set.
-        version: How often the weights had been set, these included.
-        weights: ``[k]`` float64 on the simplex.
-        ideal: Samples that each domain was due at ``start``, ``[k]`` float64, where the sampling keeps account of it
-            and the stream has reached ``start``.
+        start: Index of the first sample drawn under these weights.
+        set_at: Number of samples handed to training when the weights were set.
+        version: Number of times that the weights had been set, including this one.
+        weights: The weights, ``[k]`` float64 on the simplex.
+        ideal: Ideal number of samples of each domain at ``start``, ``[k]`` float64; ``None`` if the sampling method
+            does not track it, or the stream has not reached ``start``.
     """
 
     start: int
@@ -34,7 +34,7 @@ class WeightsSegment:
         return np.cumsum(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Its fields, as a checkpoint holds them."""
+        """The fields, as stored in a checkpoint."""
         state = {"start": self.start, "set_at": self.set_at, "version": self.version}
         arrays = {"weights": self.weights, "ideal": self.ideal}
         return state | {name: torch.from_numpy(a.copy()) for name, a in arrays.items() if a is not None}
