@@ -1,1 +1,1 @@
-"""Batches: samples read and collated by workers, recalled and redrawn when the weights change."""
+"""Batch loading: workers read and collate samples; batches are recalled and redrawn when the weights change."""

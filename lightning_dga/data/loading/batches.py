@@ -1,4 +1,4 @@
-"""Reading a batch, with random numbers that depend on nothing but which samples it holds."""
+"""Reading a batch, with random numbers that depend only on the seed and on the samples in it."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ _COLLATING = -1
 
 
 def random_seed(seed: int) -> int:
-    """The seed of the numbers that data sets draw: of the stream's and, where it was called, ``seed_everything``'s."""
+    """The seed for random numbers drawn by data sets: the stream's seed, with that of ``seed_everything`` if set."""
     given = os.environ.get("PL_GLOBAL_SEED")
     return int(keys(seed, int(given))[0]) if given else seed
 
@@ -34,20 +34,20 @@ def random_seed(seed: int) -> int:
 class BatchReader:
     """Reads samples and collates them.
 
-    Whatever draws random numbers, a data set's ``__getitem__`` (an augmentation) or ``collate_fn`` (the masks of a
-    masked language model), draws other ones for every sample of every epoch and for every batch, and the same ones
-    again for the same sample of the same epoch: in whichever process it is read, also if it is read again after new
-    weights or in a resumed run. That goes for torch's CPU generator, numpy's global one and ``random``, and for
-    generators that a data set holds. In the main process all of them are left as they were.
+    Random numbers drawn by a data set's ``__getitem__`` (an augmentation) or by ``collate_fn`` (the masks of a masked
+    language model) differ for every sample of every epoch and for every batch, and are the same for the same sample of
+    the same epoch: in whichever process it is read, and also if it is read again after a change of weights or in a
+    resumed run. This holds for torch's CPU generator, NumPy's global generator and ``random``, and for generators that
+    a data set holds. In the main process the state of all of them is restored afterwards.
 
-    Seeding takes about as long as reading a sample. So batches are read without it until one is found to have drawn,
-    which is read again, and all after it with it.
+    Seeding takes about as long as reading a sample. So batches are read without seeding until one is found to have
+    drawn random numbers; that batch is read again with seeding, and so are all later ones.
 
     Args:
         sources: The samples.
         collate_fn: Turns a list of samples into a batch.
-        seed: Selects the numbers.
-        purpose: Keeps readers of one seed apart.
+        seed: Seed of the random numbers.
+        purpose: Separates the random numbers of several readers with the same seed.
     """
 
     def __init__(self, sources: Sources, collate_fn: Callable[[list[Any]], Any], seed: int, purpose: int = 0) -> None:
@@ -59,7 +59,7 @@ class BatchReader:
         self._held: dict[int, list[Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # the copy's data sets hold generators of their own
+        # generators are found again in a copy, whose data sets hold their own
         return self.__dict__ | {"_held": {}}
 
     def read(
@@ -74,13 +74,13 @@ class BatchReader:
 
         Args:
             domains: Domain of each sample, ``[n]``.
-            indices: Index of each within its domain, ``[n]``.
-            positions: How many samples of its domain had been drawn before each, ``[n]``.
-            batch: A number of its own for this batch.
-            given: Samples that were read already, by place in the batch.
+            indices: Index of each sample within its domain, ``[n]``.
+            positions: Number of samples of the same domain drawn before each sample, ``[n]``.
+            batch: A unique number of the batch.
+            given: Samples that were read already, by position in the batch.
 
         Returns:
-            What ``collate_fn`` made of the samples.
+            The batch that ``collate_fn`` returned.
         """
         places = list(enumerate(zip(domains.tolist(), indices.tolist(), strict=True)))
         given = given or {}
@@ -112,7 +112,7 @@ class BatchReader:
             if domain == _COLLATING:
                 self._held[domain] = generators_of(self._collate)
             else:
-                # a stream is read elsewhere
+                # streams are not read here
                 self._held[domain] = generators_of(self._sources.dataset(domain)) if self._sources.sizes[domain] else []
         return self._held[domain]
 

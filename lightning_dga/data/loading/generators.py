@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 _KINDS = (np.random.Generator, np.random.RandomState, torch.Generator, random.Random)
-# more are not searched: a container of so many elements holds samples
+# larger containers are not searched, because they are assumed to hold samples
 _MOST_ELEMENTS, _MOST_OBJECTS = 256, 1000
 # the layout of numpy's `mt19937_state`: 624 words and a position
 _MT19937_BYTES = 625 * 4
@@ -19,23 +19,23 @@ _ENTRIES = ("__getitem__", "__call__", "forward")
 
 
 def seed_global(key: int) -> None:
-    """Seeds torch's CPU generator, numpy's and ``random``'s, each with another part of a 64-bit key.
+    """Seeds torch's CPU generator, NumPy's global generator and ``random`` from a 64-bit key.
 
-    ``torch.manual_seed`` would seed every accelerator too, a hundred times slower.
+    ``torch.manual_seed`` would seed every accelerator too, and is a hundred times slower.
     """
     torch.default_generator.manual_seed(key)
-    # torch's generator, which is of numpy's kind, is seeded with the lower half
+    # the upper half, because torch's generator is a Mersenne Twister too and is seeded with the lower half
     np.random.seed(key >> 32)
     random.seed(key)
 
 
 def global_state() -> tuple[Any, ...]:
-    """Their states, for :func:`set_global_state`."""
+    """The states of the global generators, for :func:`set_global_state`."""
     return torch.default_generator.get_state(), np.random.get_state(), random.getstate()
 
 
 def set_global_state(state: tuple[Any, ...]) -> None:
-    """Puts the global generators back."""
+    """Restores the states of the global generators."""
     of_torch, of_numpy, of_random = state
     torch.default_generator.set_state(of_torch)
     np.random.set_state(of_numpy)
@@ -43,17 +43,16 @@ def set_global_state(state: tuple[Any, ...]) -> None:
 
 
 class Fingerprint:
-    """Tells whether the global generators were drawn from since it was taken.
+    """Detects whether the global generators were used since it was created.
 
-    Reading numpy's state by its own function takes longer than reading a sample, so the words of its generator are
-    compared where they are.
+    ``np.random.get_state`` takes longer than reading a sample, so the words of NumPy's generator are compared in place.
     """
 
     def __init__(self) -> None:
         self._taken = self._take()
 
     def has_changed(self) -> bool:
-        """Whether any of them was drawn from, or seeded."""
+        """Whether any of the generators was drawn from or seeded."""
         of_torch, others = self._take()
         return others != self._taken[1] or not torch.equal(of_torch, self._taken[0])
 
@@ -67,13 +66,13 @@ class Fingerprint:
 
 
 def generators_of(held: Any) -> list[Any]:
-    """The generators that an object reaches: by attributes, containers, closures, and the globals that its code names.
+    """The generators reachable from an object by attributes, containers, closures and globals named in its code.
 
     Args:
         held: A data set or a function.
 
     Returns:
-        Generators of numpy, torch and ``random``, each once, in an order that is the same in every process.
+        Generators of NumPy, torch and ``random``, each once, in an order that is the same in every process.
     """
     found: list[Any] = []
     seen: set[int] = set()
@@ -92,7 +91,7 @@ def generators_of(held: Any) -> list[Any]:
 
 
 def seed_held(generators: Iterable[Any], key: int) -> None:
-    """Seeds generators, each with other numbers."""
+    """Seeds generators, each with a different seed derived from ``key``."""
     for number, generator in enumerate(generators):
         own = (key + number * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
         if isinstance(generator, np.random.Generator):
@@ -105,7 +104,7 @@ def seed_held(generators: Iterable[Any], key: int) -> None:
 
 
 def states_held(generators: Iterable[Any]) -> list[Any]:
-    """Their states, for :func:`set_states_held`."""
+    """The states of generators, for :func:`set_states_held`."""
     return [_state(generator) for generator in generators]
 
 
@@ -121,7 +120,7 @@ def set_states_held(generators: Iterable[Any], states: Iterable[Any]) -> None:
 
 
 def _is_global(generator: Any) -> bool:
-    """Whether it is one of the three, or draws from the operating system and has no state."""
+    """Whether it is one of the three global generators, or draws from the operating system and has no state."""
     is_one = generator in (torch.default_generator, np.random.mtrand._rand, random._inst)
     return is_one or isinstance(generator, random.SystemRandom)
 

@@ -1,7 +1,7 @@
-"""The training loader: carries the composition's draws to workers and hands back the user's own batches.
+"""The training loader: sends the composition's draws to workers and returns their collated batches.
 
-The composition stays in the main process; a worker gets (domain, index) pairs and returns a collated batch. What new
-weights made stale is dropped when it arrives, and workers skip it where they have not read it yet.
+The composition stays in the main process; a worker gets (domain, index) pairs and returns a collated batch. Batches
+recalled because of new weights are dropped when they arrive, and workers skip those that they have not read yet.
 """
 
 from collections import deque
@@ -23,21 +23,21 @@ from lightning_dga.data.sampling.composition import Composition, Draw
 from lightning_dga.data.sources import ShuffledOrder, Sources
 from lightning_dga.data.streaming.sharded_streams import ShardedStreams
 
-# a run of recalled tickets is shared with the workers as one integer, first * _MOST_IN_FLIGHT + count, written
-# atomically
+# a range of recalled tickets is shared with the workers as one integer, first * _MOST_IN_FLIGHT + count, so that it is
+# written atomically
 _MOST_IN_FLIGHT = 1 << 20
-# small batches are composed together, up to so many samples and batches, which takes less time than one by one
+# small batches are composed together, up to these numbers of samples and batches, to save time
 _COMPOSED_SAMPLES, _COMPOSED_BATCHES = 4096, 8
 
 
 @dataclass(frozen=True)
 class BatchInfo:
-    """Where the samples of a process's batch came from.
+    """The origin of the samples in a rank's batch.
 
     Attributes:
-        domains: Domain of each sample of this process's batch, ``[batch_size]`` int64.
-        version: Weights version that the batch was drawn under.
-        start: Index in the stream of the first sample of the batch over all processes.
+        domains: Domain of each sample of this rank's batch, ``[batch_size]`` int64.
+        version: Version of the weights that the batch was drawn under.
+        start: Index in the stream of the first sample of the batch over all ranks.
     """
 
     domains: NDArray[np.int64]
@@ -47,7 +47,7 @@ class BatchInfo:
 
 @dataclass(frozen=True)
 class _Work:
-    """What a worker needs for one batch; the samples of streams, which only the main process can read, travel along."""
+    """What a worker needs for one batch, including samples of streams, which only the main process reads."""
 
     ticket: int
     domains: NDArray[np.int64]
@@ -72,26 +72,26 @@ class _Reader(Dataset):
 
 
 class MixtureLoader:
-    """Yields this process's batches of the weighted stream, for ever, in epochs of a fixed number of batches.
+    """Yields this rank's batches of the weighted stream without end, in epochs of a fixed number of batches.
 
-    It has a length, so Lightning takes one batch at a time and the composition knows which samples were trained on.
-    Workers start with the first batch and live until :meth:`close`, across epochs.
+    It has a length, so Lightning prefetches no batch and the composition knows which samples were trained on. Workers
+    start with the first batch and stay alive across epochs until :meth:`close`.
 
     Args:
-        composition: Says which domain each sample comes from; shared with whoever sets the weights.
+        composition: Chooses the domain of each sample; shared with the data module, which sets the weights.
         sources: The samples.
-        batch_size: Samples per batch and process.
-        batches_per_epoch: Length of an epoch.
-        collate_fn: Turns a list of samples into the batch that ``training_step`` sees.
-        rank: Which slice of each draw is this process's.
-        world_size: How many processes share a draw.
-        seed: Selects the order within the domains.
-        random_seed: Selects the random numbers that data sets and ``collate_fn`` draw; ``seed`` if not given.
-        stream_shards: Into how many shards a stream is split at most, where it can be.
-        stream_state: What :meth:`stream_state` gave in an earlier run.
+        batch_size: Samples per batch and rank.
+        batches_per_epoch: Length of an epoch in batches.
+        collate_fn: Turns a list of samples into the batch that ``training_step`` receives.
+        rank: The rank, which selects its slice of each draw.
+        world_size: The number of ranks that share a draw.
+        seed: Seed of the order within the domains.
+        random_seed: Seed of the random numbers that data sets and ``collate_fn`` draw; ``seed`` if not given.
+        stream_shards: Maximum number of shards into which a stream is split, if it can be split.
+        stream_state: Result of :meth:`stream_state` in an earlier run.
         before_batch: Called before each batch is handed over.
-        repeats: How many first batches to repeat in every epoch, as Lightning's ``overfit_batches`` asks; they are kept
-            in memory. None, if not given.
+        repeats: Number of first batches to repeat in every epoch, as Lightning's ``overfit_batches`` asks; they are
+            kept in memory. ``None`` repeats none.
         **workers: ``num_workers``, ``prefetch_factor``, ``pin_memory``, ``timeout``, ``multiprocessing_context`` and
             ``worker_init_fn`` of :class:`torch.utils.data.DataLoader`.
     """
@@ -138,7 +138,7 @@ class MixtureLoader:
             batch_size=None,
             sampler=_Endless(self._next_work),
             collate_fn=WorkerMessage if workers.get("num_workers") else _as_it_is,
-            # its own generator: the default one would take a number from the user's RNG for the workers' seeds
+            # a generator of its own: otherwise the workers' base seed would be drawn from the user's global RNG
             generator=torch.Generator().manual_seed(seed),
             **workers,
         )
@@ -153,14 +153,14 @@ class MixtureLoader:
             yield self._next_batch()
 
     def state_dict(self) -> dict[str, int]:
-        """Tells Lightning that the loader resumes in the middle of an epoch. The state itself is the data module's."""
+        """Tells Lightning that the loader can resume in mid-epoch. The state itself is kept by the data module."""
         return {"position": self._composition.position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Does nothing: the data module restores the composition, before Lightning asks for a loader."""
+        """Does nothing: the data module restores the composition before Lightning requests a loader."""
 
     def recall(self) -> None:
-        """Tells the workers which queued work the composition has taken back; call it after the weights changed."""
+        """Tells the workers which queued batches the composition has recalled; call it after the weights change."""
         stale = list(
             takewhile(
                 lambda ticket: not self._composition.is_pending(self._in_flight[ticket]), reversed(self._in_flight)
@@ -170,7 +170,7 @@ class MixtureLoader:
             self._recalled.fill_(stale[-1] * _MOST_IN_FLIGHT + len(stale))
 
     def close(self) -> None:
-        """Stops the workers; what they had read ahead is read again when the loader is used next."""
+        """Stops the workers; batches that they had prefetched are read again when the loader is used next."""
         self._batches = None
         self._in_flight.clear()
         self._composed.clear()
@@ -178,16 +178,16 @@ class MixtureLoader:
         self._streams.close()
 
     def restart(self, stream_state: dict[str, Any] | None = None) -> None:
-        """Continues from wherever the composition's state has been set to.
+        """Continues from the present state of the composition, after that was restored.
 
         Args:
-            stream_state: What :meth:`stream_state` gave together with that state.
+            stream_state: Result of :meth:`stream_state` saved together with that state.
         """
         self.close()
         self._streams = self._open_streams(stream_state)
 
     def stream_state(self, position: int) -> dict[str, Any]:
-        """What the samples of streams from a position on depend on."""
+        """The state that the samples of streams from a position on depend on."""
         return self._streams.state_dict(position) if self._streams else {}
 
     def _next_batch(self) -> Any:
@@ -202,15 +202,15 @@ class MixtureLoader:
                 ticket, batch = next(self._batches)
             except (ConnectionError, EOFError, FileNotFoundError) as error:
                 if "Caught" in str(error):
-                    # by torch in a worker, which lives: it is the user's own error
+                    # re-raised by torch from a worker that is still alive: an error of the user's own code
                     raise
-                # what torch does not tell: the batch was ready, and its worker gone before it was handed over
+                # a case without a clear error in torch: the worker died after preparing a batch, before sending it
                 raise RuntimeError("A worker process of the training loader exited unexpectedly.") from error
             draw = self._in_flight.pop(ticket)
             if self._composition.is_pending(draw):
                 break
         if self._streams:
-            # first, so that the state of either side of this draw can be told at any moment
+            # before the composition, so that the stream state before and after this draw is available at any moment
             self._streams.deliver(draw)
         self._composition.deliver(draw)
         self.current = BatchInfo(draw.domains[self._own()], draw.version, draw.start)
@@ -230,7 +230,7 @@ class MixtureLoader:
             self._streams.pass_over(again)
         self._composition.deliver(again)
         self.current = BatchInfo(again.domains[self._own()], again.version, again.start)
-        # training may write into it
+        # a copy, because training may modify the batch in place
         return deepcopy(batch)
 
     def _next_work(self) -> _Work:
@@ -268,7 +268,7 @@ class MixtureLoader:
 
 
 class _Endless:
-    """The sampler of the inner loader; runs in the main process, as far ahead as the workers' queues are long."""
+    """The sampler of the inner loader; runs in the main process, ahead by the length of the workers' queues."""
 
     def __init__(self, next_work: Callable[[], _Work]) -> None:
         self._next_work = next_work

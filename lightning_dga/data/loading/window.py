@@ -1,13 +1,13 @@
-"""Gradient accumulation and checkpoints: a resumed run takes the whole window of batches again."""
+"""Gradient accumulation and checkpoints: a resumed run repeats the whole accumulation window."""
 
 from typing import Any
 
 
 class AccumulationWindow:
-    """Remembers where the batches of an optimizer step begin.
+    """Remembers the state at the first batch of each accumulation window.
 
-    No checkpoint holds the gradients that were accumulated when it was saved. So one that falls between two optimizer
-    steps holds the stream as it was behind the last of them, and the run that resumes takes those batches again.
+    A checkpoint does not contain accumulated gradients. So a checkpoint taken inside a window contains the state of the
+    stream right after the last optimizer step, and the resumed run repeats the batches of the window.
     """
 
     def __init__(self) -> None:
@@ -15,11 +15,11 @@ class AccumulationWindow:
         self._state: dict[str, Any] | None = None
 
     def before_batch(self, trainer: Any, state: Any) -> None:
-        """To be called before each batch is handed to training.
+        """Must be called before each batch is handed to training.
 
         Args:
             trainer: The Trainer.
-            state: Gives the state that a checkpoint would hold now; asked where a window begins.
+            state: Returns the state that a checkpoint would contain now; called at the start of a window.
         """
         if not _accumulates(trainer):
             self._state = None
@@ -27,9 +27,9 @@ class AccumulationWindow:
             self._start, self._state = _done(trainer), state()
 
     def state(self, trainer: Any) -> dict[str, Any] | None:
-        """The state at the begin of the window that training is in; ``None`` between two windows.
+        """The state at the start of the window that training is in; ``None`` between two windows.
 
-        Its ``"again"`` says how many batches of the window were trained on.
+        Its entry ``"again"`` is the number of batches of the window that were trained on.
         """
         if self._state is None or trainer is None or not _accumulates(trainer):
             return None
@@ -39,7 +39,7 @@ class AccumulationWindow:
 
 
 def take_again(trainer: Any, batches: int) -> None:
-    """Sets the Trainer's count of batches back, while it resumes; each epoch then has as many as it should."""
+    """Lowers the Trainer's batch counts on resume, so that every epoch has its full number of batches."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress
     start = max(progress.current.processed - batches, 0)
     for name in ("ready", "started", "processed", "completed"):

@@ -1,4 +1,4 @@
-"""How a batch travels from a worker to the training process."""
+"""Transport of a batch from a worker to the training process."""
 
 import io
 import pickle
@@ -10,18 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# bytes; for more, copying takes longer than handing over shared memory does
+# bytes; for larger tensors copying takes longer than sharing memory
 _SMALL = 128 * 1024
 
 
 class WorkerMessage:
-    """Sent to another process, it arrives there as its content, which has small tensors' bytes within the message.
+    """Wraps an object so that it is unpickled as its content, with small tensors sent by value.
 
-    torch sends each tensor as a file of shared memory, for which the receiver connects to a socket of the sender. For a
-    batch of tokens that takes longer than all the rest of a loader's work, and a file for each tensor that waits.
+    torch sends each tensor as a shared-memory file, for which the receiver connects to a socket of the sender. For a
+    batch of tokens that takes longer than all other work of the loader, and needs one file per queued tensor.
 
     Args:
-        content: What to send.
+        content: The object to send.
     """
 
     def __init__(self, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""Reading processes: what they do first, in a job that is told to end, and when they are stuck."""
+"""Worker processes: their initialization, their handling of signals, and their termination when stuck."""
 
 import ctypes
 import os
@@ -18,11 +18,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 class WorkerLoader(DataLoader):
-    """A DataLoader whose workers end with it, whatever they are doing.
+    """A DataLoader whose workers are killed when it shuts down, even if they are stuck.
 
-    torch asks a worker to end, waits for some seconds and sends SIGTERM; Python sends it at its own end, and waits for
-    good. A worker that is stuck in foreign code, which holds the interpreter's lock, heeds neither. So where torch and
-    Python send SIGTERM, SIGKILL is sent.
+    torch asks a worker to exit, waits for some seconds and sends SIGTERM; Python sends SIGTERM at interpreter exit and
+    waits indefinitely. A worker that is stuck in native code holding the GIL reacts to neither. So SIGKILL is sent
+    where torch and Python send SIGTERM.
     """
 
     def __iter__(self) -> Any:
@@ -31,38 +31,38 @@ class WorkerLoader(DataLoader):
         iterator = super().__iter__()
         for worker in getattr(iterator, "_workers", []):
             worker.terminate = worker.kill
-            # what `multiprocessing` calls when the training process exits
+            # called by `multiprocessing` when the training process exits
             worker._popen.terminate = worker._popen.kill
         return iterator
 
 
 class WorkerInit:
-    """What a worker does first; a ``worker_init_fn``.
+    """Initializes a worker process; a ``worker_init_fn``.
 
-    It ends with the process that trains, even if that one is killed (on Linux). Signals that are sent to the whole job
-    do not end it before: training wants batches for the step that it is in, or it fails where it would have saved a
-    checkpoint. SIGTERM is heeded from the training process alone (on systems that tell who sent it).
+    The worker ends with the training process, even if that is killed (on Linux). Signals sent to the whole job do not
+    end it earlier: training needs batches to finish the current step and save a checkpoint. SIGTERM is accepted only
+    from the training process (on systems that report the sender).
 
-    Under Lightning's ``seed_everything(workers=True)`` workers of different ranks draw different numbers: Lightning
-    sees to that itself only where a loader has no ``worker_init_fn``.
+    Under Lightning's ``seed_everything(workers=True)``, workers of different ranks get different seeds; Lightning does
+    this itself only for loaders without a ``worker_init_fn``.
     """
 
     def __init__(self) -> None:
         self.started_here()
 
     def started_here(self) -> None:
-        """Notes what a worker has to know of the process that starts it."""
+        """Records the process, rank and thread that start the workers."""
         self._parent = os.getpid()
         self._rank = rank()
-        # the kernel means the thread that started a process when it speaks of its parent
+        # for PR_SET_PDEATHSIG the kernel's parent of a process is the thread that started it
         self._by_main_thread = threading.current_thread() is threading.main_thread()
 
     def __call__(self, worker: int) -> None:
-        """Runs in the worker, whose number it is given."""
+        """Runs in the worker with the worker's index."""
         if sys.platform.startswith("linux") and self._by_main_thread:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() == 1 != self._parent:
-                # the parent died before
+                # the parent died before `prctl` took effect
                 os._exit(1)
         _outlive_signals()
         if os.environ.get("PL_SEED_WORKERS") == "1":

@@ -1,1 +1,1 @@
-"""Iterable domains: split into shards over ranks, read in passes, resumed by their own state where they have one."""
+"""Iterable domains: sharded over ranks, read in passes, and resumed from their own state if they have one."""

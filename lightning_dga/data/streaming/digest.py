@@ -1,4 +1,4 @@
-"""A short digest of a sample, by which processes tell whether they read the same one."""
+"""A short digest of a sample, by which ranks check that they read the same one."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def digest(sample: Any) -> bytes:
-    """Equal for equal samples in any process; of objects of unknown kinds it tells the type alone."""
+    """A digest that is equal for equal samples in any process; for objects of unknown types it covers only the type."""
     hashed = hashlib.blake2b(digest_size=8)
     _add(sample, hashed)
     return hashed.digest()

@@ -1,25 +1,25 @@
-"""What Hugging Face's streams do not tell by any public name: what their state and their shards leave out."""
+"""Properties of Hugging Face streams without a public API: what their state and their sharding leave out."""
 
 from collections.abc import Iterator
 from copy import copy as shallow_copy
 from typing import Any
 
-# how deep a stream may lie in objects of a user's that read it
+# maximum depth at which a stream is searched for inside user objects that read it
 _DEPTH = 3
 
 
 def is_hub_stream(dataset: Any) -> bool:
-    """Whether an iterable reads a stream of Hugging Face's."""
+    """Whether an iterable reads a Hugging Face stream."""
     return next(_streams(dataset, _DEPTH), None) is not None
 
 
 def holds_a_shuffle_buffer(dataset: Any) -> bool:
-    """Whether there is a shuffle buffer anywhere in the chain of streams that an iterable reads."""
+    """Whether the chain of streams that an iterable reads contains a shuffle buffer."""
     return any(hasattr(part, "buffer_size") for part in _parts(dataset))
 
 
 def counts_samples(dataset: Any) -> bool:
-    """Whether an iterable takes or skips a number of samples, which shards divide among them, whatever they hold."""
+    """Whether an iterable takes or skips a number of samples; shards divide that number regardless of their sizes."""
     return any(type(part).__name__ in ("TakeExamplesIterable", "SkipExamplesIterable") for part in _parts(dataset))
 
 
@@ -29,10 +29,10 @@ def is_split_by_rank(dataset: Any) -> bool:
 
 
 def whole(dataset: Any) -> Any:
-    """The stream that :func:`is_split_by_rank` says was split, or packed documents of one, as it was before.
+    """Undoes the split by rank that :func:`is_split_by_rank` found, of a stream or of packed documents of one.
 
     Raises:
-        TypeError: If it lies within an object of another kind.
+        TypeError: If the stream is inside an object of another type.
     """
     copy = shallow_copy(dataset)
     if hasattr(dataset, "_ex_iterable"):
@@ -45,7 +45,7 @@ def whole(dataset: Any) -> Any:
 
 
 def _streams(dataset: Any, depth: int) -> Iterator[Any]:
-    """Hugging Face's streams among an iterable and what it holds."""
+    """The Hugging Face streams among an iterable and the objects that it holds."""
     if hasattr(dataset, "_ex_iterable"):
         yield dataset
     elif depth:
@@ -54,7 +54,7 @@ def _streams(dataset: Any, depth: int) -> Iterator[Any]:
 
 
 def _parts(dataset: Any) -> Iterator[Any]:
-    """What streams are made of, at any depth of mapping, interleaving and the like."""
+    """The components of streams, at any depth of mapping, interleaving and so on."""
     waiting, seen = [stream._ex_iterable for stream in _streams(dataset, _DEPTH)], set()
     while waiting:
         part = waiting.pop()

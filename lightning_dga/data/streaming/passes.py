@@ -1,8 +1,8 @@
-"""From which of its shards each sample of a stream comes: every one is read to its end before any is read again.
+"""The shard that each sample of a stream is read from: every shard is read to its end before any is read again.
 
-Within a pass the shards are read in proportion to what they are said to hold, so that they end at about the same time;
-what is said may be wrong. One that has ended is left out until all have. So before a sample comes a second time all
-have come once, whatever the shards hold, and one without samples is passed over.
+Within a pass, shards are read in proportion to their declared sizes, so that they end at about the same time; declared
+sizes may be wrong. A shard that has ended is left out until all have ended. So every sample is read once before any is
+read a second time, whatever the true sizes, and empty shards are skipped.
 """
 
 from collections.abc import Callable
@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# the part of the largest shard that one is taken for of which nothing is known, or which is said to be empty
+# smallest assumed size of a shard, as a fraction of the largest; used if the declared size is unknown or zero
 _LEAST = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """How far a stream has been drawn.
+    """Progress of drawing from a stream.
 
     Attributes:
-        epoch: Number of the pass.
-        counts: Samples drawn of each shard in all passes, ``[S]`` int64.
-        ended: Shards that this pass was found to have reached the end of, ``[S]`` bool.
+        epoch: Number of the current pass.
+        counts: Samples drawn from each shard in all passes, ``[S]`` int64.
+        ended: Whether each shard was found to have ended in this pass, ``[S]`` bool.
     """
 
     epoch: int
@@ -37,24 +37,24 @@ class Progress:
         return cls(0, np.zeros(shards, dtype=np.int64), np.zeros(shards, dtype=np.bool_))
 
     def state_dict(self) -> dict[str, Any]:
-        """Its fields, as a checkpoint holds them."""
+        """The fields, as stored in a checkpoint."""
         counts, ended = torch.from_numpy(self.counts.copy()), torch.from_numpy(self.ended.copy())
         return {"epoch": self.epoch, "counts": counts, "ended": ended}
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "Progress":
-        """What :meth:`state_dict` was taken of."""
+        """The inverse of :meth:`state_dict`."""
         return cls(int(state["epoch"]), state["counts"].numpy().copy(), state["ended"].numpy().copy())
 
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """Where samples of a stream come from.
+    """Shards and offsets of samples of a stream.
 
     Attributes:
-        shards: Shard of each, ``[n]`` int64.
-        offsets: How many samples of its shard precede each in all passes, ``[n]`` int64.
-        after: How far the stream has been drawn with them.
+        shards: Shard of each sample, ``[n]`` int64.
+        offsets: Number of samples of the same shard before each sample, over all passes, ``[n]`` int64.
+        after: Progress of the stream after these samples.
     """
 
     shards: NDArray[np.int64]
@@ -72,12 +72,12 @@ def place(
     """Chooses the shards of the next samples of a stream.
 
     Args:
-        before: How far the stream has been drawn.
-        points: Where each sample falls on a line of length 1, ``[n]``. The shards that have not ended lie on it side by
-            side, as long as they are large.
-        sizes: What each shard is said to hold, in any unit, ``[S]``.
-        has: Tells of a shard whether a pass of it reaches a position: ``has(shard, epoch, position)``.
-        nothing: Makes the error to raise if a pass gives no samples.
+        before: Progress of the stream before these samples.
+        points: A number in [0, 1) for each sample, ``[n]``. The shards that have not ended partition the interval in
+            proportion to their sizes, and the sample is read from the shard whose part contains its number.
+        sizes: Declared sizes of the shards, in any unit, ``[S]``.
+        has: Whether a pass over a shard reaches a position: ``has(shard, epoch, position)``.
+        nothing: Makes the error that is raised if a pass yields no samples.
     """
     epoch, counts, ended = before.epoch, before.counts.copy(), before.ended.copy()
     sizes = np.maximum(sizes, max(float(sizes.max()), 1.0) * _LEAST)
@@ -86,13 +86,13 @@ def place(
     while done < len(points):
         if ended.all():
             epoch, empty = epoch + 1, empty + 1
-            # the first may be the rest of the pass before
+            # the first pass may be the empty rest of the previous one
             if empty == 2:
                 raise nothing()
             ended[:] = False
         bounds = np.where(ended, 0.0, sizes).cumsum()
         chosen = np.searchsorted(bounds, points[done:] * bounds[-1], side="right")
-        # what rounding puts behind the last
+        # rounding can put a point past the last shard
         chosen = np.minimum(chosen, np.flatnonzero(~ended)[-1])
         stop = len(chosen)
         for shard in np.unique(chosen).tolist():
@@ -110,7 +110,7 @@ def place(
 
 
 def _found(has: Callable[[int, int, int], bool], shard: int, epoch: int, position: int, number: int) -> int:
-    """How many of the next samples of a shard there are."""
+    """How many of the next ``number`` samples of a shard exist in this pass."""
     if has(shard, epoch, position + number - 1):
         return number
     return next(found for found in range(number) if not has(shard, epoch, position + found))

@@ -1,4 +1,4 @@
-"""What processes tell one another of streams: how far each has read a shard, and whether they read the same."""
+"""What ranks exchange about streams: how far each has read each shard, and whether they read the same samples."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -16,20 +16,20 @@ _Key = tuple[int, int]
 
 
 class Readings:
-    """How far shards have been read by any process."""
+    """How far each shard has been read by any rank."""
 
     def __init__(self) -> None:
         self._known: dict[_Key, tuple[int, int, dict[int, int]]] = {}
 
     def add(self, progress: dict[_Key, tuple[int, int, dict[int, int]]]) -> None:
-        """Takes the ``progress`` of a process's :class:`~lightning_dga.data.streaming.streams.StreamReader`."""
+        """Adds the ``progress`` of one rank's :class:`~lightning_dga.data.streaming.streams.StreamReader` objects."""
         for key, (epoch, read, ends) in progress.items():
             known = self._known.get(key)
             if known is None or known[:2] < (epoch, read):
                 self._known[key] = epoch, read, ends | (known[2] if known and known[0] == epoch else {})
 
     def has(self, key: _Key, epoch: int, position: int) -> bool | None:
-        """Whether a pass of a shard reaches a position; ``None`` if it is not known."""
+        """Whether a pass over a shard reaches a position; ``None`` if that is not known."""
         if key not in self._known:
             return None
         current, read, ends = self._known[key]
@@ -39,12 +39,12 @@ class Readings:
 
 
 def differing_streams(first: dict[_Key, dict[int, bytes]], new_reader: Callable[[_Key], StreamReader]) -> list[int]:
-    """The domains of which processes read different samples at one place, each time the same; all must call it.
+    """The domains whose streams yield different samples on different ranks at one position; all ranks must call it.
 
-    A stream of random augmentations differs too, and is not meant: it differs as well when one process reads it twice.
+    A stream with random augmentations differs too, but is not reported: it also differs when one rank reads it twice.
 
     Args:
-        first: Digests of the first samples of each shard that this process has read, by position.
+        first: Digests of the first samples of each shard that this rank has read, by position.
         new_reader: Makes another reader of a shard, from its start.
     """
     seen: dict[tuple[_Key, int], set[bytes]] = {}

@@ -1,4 +1,4 @@
-"""Whether an iterable's own state brings it back to the very sample, and that state as a checkpoint holds it."""
+"""An iterable's own state, as stored in a checkpoint, with a test that it resumes at the right sample."""
 
 import inspect
 import io
@@ -12,27 +12,28 @@ import torch
 from lightning_dga.data.streaming.digest import digest
 from lightning_dga.data.streaming.hub_streams import holds_a_shuffle_buffer, is_hub_stream
 
-# samples behind a state by which it is told whether it leads there
+# number of samples after a state that are compared to test whether the state resumes correctly
 _COMPARED = 4
 
 
 class OwnState:
-    """The state of an iterable that tells it (``state_dict()``) and takes it (``load_state_dict(state)``).
+    """The state of an iterable with ``state_dict()`` and ``load_state_dict(state)``.
 
-    A state that cannot be had, that ``torch.load(weights_only=True)`` does not read back, or that is found to lead
-    elsewhere, would make the checkpoint useless: from then on the iterable counts as one that has none, and a resumed
-    run reads it again from its start.
+    A state that cannot be obtained, that ``torch.load(weights_only=True)`` cannot read back, or that is found to resume
+    at another sample would make the checkpoint useless: from then on the iterable is treated as one without a state,
+    and a resumed run reads it again from its start.
 
-    What Hugging Face's streams tell is tried once, for it is not complete for every chain of them: the samples behind
-    the first state are read a second time, from that state.
+    The state of a Hugging Face stream is tested once, because it is not complete for every chain of transformations:
+    the samples after the first state are read a second time, from that state.
 
     Args:
         dataset: The iterable that is read.
-        domain: Its name, for warnings.
-        original: The one that it is a copy of. If it is itself, others read it too, and it has no state of its own.
+        domain: Name of the domain, for warnings.
+        original: The iterable that ``dataset`` is a copy of. If they are the same object, other readers use it too, and
+            its state is not used.
 
     Attributes:
-        is_usable: Whether a state can be had.
+        is_usable: Whether a state can be obtained.
     """
 
     def __init__(self, dataset: Any, domain: str, original: Any) -> None:
@@ -44,11 +45,11 @@ class OwnState:
         self._trial: tuple[dict[str, Any], list[bytes]] | None = None
 
     def take(self, epoch: int, read: int) -> dict[str, Any] | None:
-        """The state now; ``None`` if there is none that can be used, or that has to be tried first.
+        """The present state; ``None`` if it cannot be used, or has to be tested first.
 
         Args:
-            epoch: Number of the pass, which the result tells again.
-            read: Samples read so far, which the result tells again.
+            epoch: Number of the pass, stored in the result.
+            read: Samples read so far, stored in the result.
         """
         if not self.is_usable or self._trial is not None:
             return None
@@ -57,7 +58,7 @@ class OwnState:
             torch.save({"state": self._dataset.state_dict()}, file)
             file.seek(0)
             state = torch.load(file, weights_only=True)["state"]
-        except Exception as error:  # whatever a user's or a library's method raises
+        except Exception as error:  # a method of the user or of a library may raise anything
             self._give_up(f"the state cannot be kept in a checkpoint ({type(error).__name__}: {_first_line(error)})")
             return None
         taken = {"epoch": epoch, "read": read, "dataset": state}
@@ -67,14 +68,14 @@ class OwnState:
         return taken
 
     def follow(self, sample: Any) -> dict[str, Any] | None:
-        """Takes note of a sample that was read; gives the state that was tried, when it has proved right."""
+        """Records a sample that was read; returns the state under test once the test has passed."""
         if self._trial is None:
             return None
         self._trial[1].append(digest(sample))
         return self._proven() if len(self._trial[1]) == _COMPARED else None
 
     def end_pass(self) -> dict[str, Any] | None:
-        """Takes note of the end of a pass, which the states of it lead to; as :meth:`follow`."""
+        """Records the end of a pass, which ends a test in progress; returns as :meth:`follow`."""
         return self._proven() if self._trial is not None else None
 
     def _proven(self) -> dict[str, Any] | None:
@@ -82,10 +83,10 @@ class OwnState:
         (taken, expected), self._trial = self._trial, None
         try:
             found = self._read_from(taken)
-            # what differs each time holds random numbers, which tell nothing
+            # samples that differ at every reading contain random numbers and prove nothing
             if found != expected and found == self._read_from(taken):
                 self._give_up("the state leads to other samples")
-        except Exception as error:  # whatever a library's method raises
+        except Exception as error:  # a library's method may raise anything
             self._give_up(f"the state is not taken back ({type(error).__name__}: {_first_line(error)})")
         self._is_proven = True
         return taken if self.is_usable else None
@@ -112,10 +113,10 @@ def _first_line(error: Exception) -> str:
 
 
 def tells_its_state(dataset: Any) -> bool:
-    """Whether an iterable has a state that is complete and can be had without arguments.
+    """Whether an iterable has a state that is complete and needs no arguments.
 
-    Hugging Face's shuffle buffer is not part of its state. The states of mosaicml-streaming and of litdata have to be
-    told how many samples were drawn.
+    Hugging Face's shuffle buffer is not part of its stream's state. The ``state_dict`` of mosaicml-streaming and of
+    litdata needs the number of samples drawn as an argument.
     """
     if not (_can_be_called(dataset, "state_dict", 0) and _can_be_called(dataset, "load_state_dict", 1)):
         return False
@@ -132,6 +133,6 @@ def _can_be_called(dataset: Any, name: str, arguments: int) -> bool:
         inspect.signature(method).bind(*range(arguments))
     except TypeError:
         return False
-    except ValueError:  # a method of an extension that does not tell its arguments
+    except ValueError:  # a method of an extension module without an introspectable signature
         return True
     return True

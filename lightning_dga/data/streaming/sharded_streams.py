@@ -1,14 +1,13 @@
-"""The streams among the domains, shared by the processes of a run.
+"""The streams among the domains, sharded over the ranks of a run.
 
-A stream that can be split (``num_shards`` and ``shard(num_shards, index)``, as Hugging Face's) is split once and for
-all into shards. Which of them serves a sample follows from the sample's place in the batch over all processes and from
-which shards have ended (:mod:`~lightning_dga.data.streaming.passes`); a place keeps to neighbouring shards, so that
-each process mostly reads shards of its own, and together they read a stream about once. Nothing depends on how many
-processes there are, so a run continues with more or fewer. A stream that cannot be split is one shard, which every
-process reads.
+A stream that can be split (``num_shards`` and ``shard(num_shards, index)``, as Hugging Face's) is split into a fixed
+number of shards. The shard of a sample depends on the sample's slot in the batch over all ranks and on which shards
+have ended (:mod:`~lightning_dga.data.streaming.passes`); a slot stays with neighbouring shards, so that each rank
+mostly reads shards of its own, and the ranks together read a stream about once. Nothing depends on the world size, so a
+run can resume with more or fewer ranks. A stream that cannot be split is one shard, which every rank reads.
 
-Whether a shard has ended by a sample has to be known to all processes. They tell one another how far they have read;
-where that does not reach, a process reads the shard itself.
+All ranks have to know whether a shard ends before a given sample. They exchange how far they have read; where that is
+not far enough, a rank reads the shard itself.
 """
 
 from collections import deque
@@ -27,16 +26,17 @@ from lightning_dga.data.streaming.reading import Readings, differing_streams
 from lightning_dga.data.streaming.streams import StreamReader, no_samples
 from lightning_dga.distributed import gather_objects, is_distributed
 
-# a draw and the one before it can be asked for; a signal may come between two steps of handing one over
+# number of draw boundaries whose progress is kept: those of the current and the previous draw, since a signal may
+# interrupt a hand-over
 _REMEMBERED = 3
-# batches between two exchanges of how far shards were read
+# batches between two exchanges of reading progress
 _EXCHANGE_EVERY = 16
-# exchanges between two of the readers' states too, which are larger
+# exchanges of reading progress per exchange of the readers' states, which are larger
 _STATES_EVERY = 4
-# how far a shard is read on for the time until the next exchange: by its share of what was drawn since the last, times
-# this, and some more, for draws scatter
+# a shard is read ahead until the next exchange by its draws since the last one times this factor, plus a margin for
+# the random variation of draws
 _MARGIN, _MORE = 1.5, 4
-# steps of this share of a slot fill it evenly
+# fractional step (golden ratio) by which successive batches cover a slot's part of the interval evenly
 _GOLDEN = (5**0.5 - 1) / 2
 
 _Key = tuple[int, int]
@@ -44,14 +44,14 @@ _Progress = dict[int, Progress]
 
 
 class ShardedStreams:
-    """Reads the samples of streams for one process.
+    """Reads the samples of streams for one rank.
 
     Args:
         sources: All domains.
-        batch: Samples of a batch over all processes.
-        most_shards: Into how many shards a stream is split at most.
-        threads: How many threads read ahead; 0 reads when a sample is needed.
-        state: What :meth:`state_dict` gave in an earlier run.
+        batch: Batch size over all ranks.
+        most_shards: Maximum number of shards per stream.
+        threads: Number of threads that read ahead; with 0, samples are read when they are needed.
+        state: Result of :meth:`state_dict` in an earlier run.
 
     Raises:
         ValueError: If the state is of a stream that had more shards than it has now.
@@ -78,7 +78,7 @@ class ShardedStreams:
         else:
             self._saved = {_key(name): saved for name, saved in state["readers"].items()}
             position = int(state["position"])
-            # a domain that the state does not know begins now
+            # a domain that is not in the state starts from its beginning
             progress = {
                 domain: self._loaded(domain, state)
                 or Progress.start(_shards(sources.shards(domain), batch, most_shards))
@@ -89,22 +89,22 @@ class ShardedStreams:
         self._exchanged_at = position
         self._sizes = {domain: sources.shard_sizes(domain, len(one.counts)) for domain, one in progress.items()}
         for domain in domains:
-            # what cannot be read is told at the start
+            # a stream that cannot be read raises here, at the start
             self._reader((domain, 0))
 
     def __bool__(self) -> bool:
         return len(self._sizes) > 0
 
     def samples(self, draw: Draw, own: slice, is_pending: Callable[[Draw], bool]) -> dict[int, Any]:
-        """The samples of streams among a process's part of the newest draw, by place in that part.
+        """The samples of streams in a rank's slice of the newest draw, by position in that slice.
 
         Args:
             draw: The draw.
-            own: The process's part.
-            is_pending: Tells of a draw that was given here before whether it has not been taken back.
+            own: The rank's slice.
+            is_pending: Whether a draw that was passed to this method before has not been recalled.
 
         Raises:
-            DataError: If a stream fails, or a whole pass over it gives nothing.
+            DataError: If a stream fails, or a whole pass over it yields nothing.
         """
         while self._drawn and not is_pending(self._drawn[-1][0]):
             self._drawn.pop()
@@ -121,35 +121,35 @@ class ShardedStreams:
         self._used |= last.keys()
         if self._threads:
             for key, offsets in last.items():
-                # as many again as this draw took
+                # read ahead as many samples as this draw took
                 ahead = offsets[-1] + len(offsets)
                 self._ahead[key] = self._executor().submit(self._readers[key].read_ahead, ahead)
         return found
 
     def deliver(self, draw: Draw) -> None:
-        """Says that a draw is being given to training: what precedes it will not be asked for again."""
+        """Must be called when a draw is handed to training: earlier samples will not be requested again."""
         before = self._at[draw.start]
         _, after = self._drawn.popleft()
         recent = [*self._at.items(), (draw.stop, after)][-_REMEMBERED:]
         self._at = dict(recent)
         for (domain, shard), reader in self._readers.items():
             ahead = self._ahead.get((domain, shard))
-            # one that is reading will be told another time
+            # a reader that is busy in a thread is released at a later call
             if ahead is None or ahead.done():
                 reader.release(int(before[domain].counts[shard]))
 
     def pass_over(self, draw: Draw) -> None:
-        """Says that a draw is being given to training whose samples were read before."""
+        """Must be called when a draw is handed to training whose samples were read before."""
         self._at = dict([*self._at.items(), (draw.stop, self._at[max(self._at)])][-_REMEMBERED:])
 
     def exchange(self, draw: Draw) -> None:
-        """Makes every process know, now and then, how far each shard was read, and the readers' states.
+        """Shares, at regular intervals, the reading progress of shards and the readers' states with all ranks.
 
         Args:
-            draw: The one that was handed over last; all processes must call it with the same.
+            draw: The draw that was handed over last; all ranks must call it with the same draw.
 
         Raises:
-            DataError: If processes read different samples at the same place of a stream. All raise it.
+            DataError: If ranks read different samples at the same position of a stream. All ranks raise it.
         """
         is_due = self._exchanges == 0 or draw.start // len(draw.domains) % _EXCHANGE_EVERY == 0
         if not (is_due and is_distributed()):
@@ -167,10 +167,10 @@ class ShardedStreams:
         self._exchanges += 1
 
     def state_dict(self, position: int) -> dict[str, Any]:
-        """What the streams' samples from a position on depend on, as far as this process knows.
+        """The state that the streams' samples from a position on depend on, as far as this rank knows it.
 
         Args:
-            position: Where the draw that training holds begins or ends.
+            position: Start or end of the draw that training holds.
         """
         states = {**self._saved, **self._own_states()}
         return {
@@ -180,7 +180,7 @@ class ShardedStreams:
         }
 
     def close(self) -> None:
-        """Forgets what was drawn and not handed over, and ends the threads."""
+        """Drops draws that were not handed over, and ends the threads."""
         self._drawn.clear()
         for key in list(self._ahead):
             self._wait(key)
@@ -195,7 +195,7 @@ class ShardedStreams:
         if "progress" in state:
             progress = Progress.from_state_dict(state["progress"][name])
         else:
-            # in older checkpoints each shard began anew by itself; those that are ahead wait for the others
+            # in older checkpoints each shard restarted on its own; shards that are ahead wait for the others
             counts = state["counts"][name].numpy().copy()
             epochs = [saved["epoch"] for (of, _), saved in self._saved.items() if of == domain]
             progress = Progress(min(epochs, default=0), counts, np.zeros(len(counts), dtype=np.bool_))
@@ -207,11 +207,11 @@ class ShardedStreams:
         return progress
 
     def _placed(self, draw: Draw, before: _Progress) -> tuple[_Progress, dict[int, tuple[_Key, int]]]:
-        """How far streams are drawn behind a draw; shard and offset within it of each slot that holds their sample."""
+        """Progress of the streams after a draw, and shard and offset for each slot that holds a sample of a stream."""
         after: _Progress = dict(before)
         places: dict[int, tuple[_Key, int]] = {}
         size = len(draw.domains)
-        # moves within each slot's part of the line from batch to batch, evenly, so that small shards have their turn
+        # the point moves evenly within each slot's part of the interval, so that small shards are reached too
         within = (draw.start // size * _GOLDEN) % 1.0
         for domain in set(draw.domains.tolist()) & before.keys():
             slots = np.flatnonzero(draw.domains == domain)
@@ -235,7 +235,7 @@ class ShardedStreams:
         return self._waited(key).has(epoch, position) if known is None else known
 
     def _waited(self, key: _Key) -> StreamReader:
-        """The reader of a shard, when no thread reads it."""
+        """The reader of a shard, after waiting for a thread that uses it."""
         self._wait(key)
         return self._reader(key)
 
@@ -258,7 +258,7 @@ class ShardedStreams:
         return self._drawn[-1][0].stop if self._drawn else max(self._at)
 
     def _first(self, key: _Key) -> int:
-        """The first position of a shard that can still be asked for."""
+        """The first position of a shard that can still be requested."""
         domain, shard = key
         return int(self._at[min(self._at)][domain].counts[shard])
 
@@ -268,7 +268,7 @@ class ShardedStreams:
             ahead.result()
 
     def _read_on(self, batches: int) -> None:
-        """Reads this process's shards as far as they will probably be needed before the next exchange.
+        """Reads this rank's shards as far as they will probably be needed before the next exchange.
 
         Args:
             batches: Batches since the last exchange.
@@ -285,7 +285,7 @@ class ShardedStreams:
         self._at_exchange = newest
 
     def _drop_idle_readers(self) -> None:
-        """Gives up shards that only others read, if they can be read on from a state."""
+        """Closes readers of shards that only other ranks use, if they can be resumed from a state."""
         for key in self._readers.keys() - self._used:
             saved = self._saved.get(key)
             if self._readers[key].resumes and saved is not None and saved["read"] <= self._first(key):
@@ -310,7 +310,7 @@ class ShardedStreams:
 
 
 def _shards(available: int, batch: int, most: int) -> int:
-    """The largest number of shards that divides a batch evenly, for then as many processes share them evenly."""
+    """The largest number of shards that divides a batch evenly, so that as many ranks can share them evenly."""
     limit = max(min(available, most, batch), 1)
     return next(number for number in range(limit, 0, -1) if batch % number == 0)
 

@@ -1,4 +1,4 @@
-"""Reading a domain that has no index: an iterable data set, addressed by position."""
+"""Reading an iterable data set (a domain without an index), addressed by position."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -11,30 +11,30 @@ from lightning_dga.data.errors import DataError
 from lightning_dga.data.streaming.digest import digest
 from lightning_dga.data.streaming.resumable import OwnState
 
-# a data set's own state is taken this often, in samples; a resumed run reads at most as many again
+# interval in samples at which a data set's own state is saved; a resumed run re-reads at most that many
 _STATE_EVERY = 64
-# by so many samples of their own processes tell whether they read the same stream
+# number of first samples by which ranks check that they read the same stream
 _COMPARED = 4
 
 
 class StreamReader:
-    """Gives the samples of an iterable by position, starting it again when it ends.
+    """Returns samples of an iterable by position; restarts the iterable when it ends.
 
-    Samples from the last :meth:`release` on are kept, so that work that was recalled can be drawn again. A position far
-    ahead is reached by reading up to it, from the last state that is known where the data set has a state of its own
+    Samples from the last :meth:`release` on are kept, so that recalled batches can be drawn again. A position far ahead
+    is reached by reading up to it: from the last known state if the data set has a state of its own
     (:class:`~lightning_dga.data.streaming.resumable.OwnState`), else from the start.
 
     Args:
-        dataset: Any iterable that can be iterated again. Where it has ``set_epoch``, that is called for each pass.
-        domain: Its name, for errors.
-        state: What :meth:`state_dict` gave in an earlier run.
+        dataset: Any iterable that can be iterated repeatedly. If it has ``set_epoch``, that is called for each pass.
+        domain: Name of the domain, for errors.
+        state: Result of :meth:`state_dict` in an earlier run.
 
     Raises:
-        DataError: If it can be read only once, it cannot be copied where reading it changes it, a pass over it gives
-            nothing, or it fails; every later :meth:`get` that needs to read on then fails alike.
+        DataError: If the iterable can be read only once, needs to be copied and cannot be, yields nothing in a pass, or
+            fails; every later :meth:`get` that needs to read further then fails in the same way.
 
     Attributes:
-        first: Digests of the very first samples, by position, where they were read.
+        first: Digests of the first samples of the stream, by position, if this reader has read them.
     """
 
     def __init__(self, dataset: Any, domain: str, state: dict[str, Any] | None = None) -> None:
@@ -46,7 +46,7 @@ class StreamReader:
         self._read = 0
         self._kept: dict[int, Any] = {}
         self._released = 0
-        # position at which each pass ended, of those that can still be asked for
+        # end position of each pass that can still be requested
         self._ends: dict[int, int] = {}
         self._pass: Iterator[Any] | None = None
         self._failure: DataError | None = None
@@ -59,12 +59,12 @@ class StreamReader:
 
     @property
     def resumes(self) -> bool:
-        """Whether a new reader can begin where this one is."""
+        """Whether a new reader can continue from this one's position."""
         return self._own_state.is_usable
 
     @property
     def progress(self) -> tuple[int, int, dict[int, int]]:
-        """Epoch of the pass that is read, samples read in all passes, and the position at which each pass ended."""
+        """Number of the current pass, samples read in all passes, and the end position of each pass."""
         return self._epoch, self._read, dict(self._ends)
 
     def has(self, epoch: int, position: int) -> bool:
@@ -77,7 +77,7 @@ class StreamReader:
         return position < self._read and self._epoch <= epoch
 
     def get(self, position: int) -> Any:
-        """The sample at a position that was not released."""
+        """The sample at a position that was not released yet."""
         if position < self._released:
             raise ValueError(f"Sample {position} of stream {self._domain!r} was released already.")
         empty = 0
@@ -85,13 +85,13 @@ class StreamReader:
             epoch = self._epoch
             self._advance()
             empty = empty + 1 if self._epoch > epoch else 0
-            # the first may be the rest of a pass that a checkpoint was taken at the end of
+            # the first pass may be empty, if a checkpoint was taken at its end
             if empty == 2:
                 raise no_samples(self._domain)
         return self._kept[position]
 
     def read_ahead(self, position: int) -> None:
-        """Reads up to and with a position, or to the end of the pass; what fails is told when the sample is needed."""
+        """Reads up to and including a position, or to the end of the pass; errors are raised by :meth:`get`."""
         epoch = self._epoch
         try:
             while self._read <= position and self._epoch == epoch:
@@ -100,7 +100,7 @@ class StreamReader:
             return
 
     def release(self, position: int) -> None:
-        """Forgets the samples before a position."""
+        """Drops the samples before a position."""
         for old in range(self._released, min(position, self._read)):
             self._kept.pop(old, None)
         self._released = max(self._released, position)
@@ -110,11 +110,11 @@ class StreamReader:
             del self._ends[epoch]
 
     def state_dict(self) -> dict[str, Any] | None:
-        """From where a new reader reads on what was not released; ``None`` if it has to start at the beginning."""
+        """The state from which a new reader reads what was not released; ``None`` if it has to start from the start."""
         return self._states[0] if self._states and self._states[0]["read"] <= self._released else None
 
     def _advance(self) -> None:
-        """Reads a sample, or finds that the pass has ended."""
+        """Reads one sample, or records that the pass has ended."""
         if self._failure is not None:
             raise self._failure
         try:
@@ -169,19 +169,19 @@ class StreamReader:
 
 
 def _own_copy(dataset: Any, domain: str) -> Any:
-    """A copy for one reader, where reading changes the data set; else the data set itself."""
+    """A copy for one reader, if reading changes the data set; else the data set itself."""
     keeps_its_place = isinstance(dataset, Iterator)
     if keeps_its_place and not isinstance(dataset, IterableDataset):
         raise DataError(
             f"Domain {domain!r} is an iterator, which can be read only once; "
             "wrap it in an IterableDataset whose `__iter__` starts anew."
         )
-    # who tells a state keeps its place, also where that takes arguments
+    # a data set with a `state_dict` keeps its position in itself, also if the method needs arguments
     if not keeps_its_place and not hasattr(dataset, "state_dict"):
         return dataset
     try:
         return deepcopy(dataset)
-    except Exception as error:  # whatever a user's or a library's objects raise
+    except Exception as error:  # objects of the user or of a library may raise anything
         if not keeps_its_place and iter(dataset) is not iter(dataset):
             return dataset
         raise DataError(
@@ -192,5 +192,5 @@ def _own_copy(dataset: Any, domain: str) -> Any:
 
 
 def no_samples(domain: str) -> DataError:
-    """The error for a domain that a whole pass gives no sample of."""
+    """The error for a domain of which a whole pass yields no sample."""
     return DataError(f"Domain {domain!r} is an iterable that gives no samples; remove it or give it data.")
