@@ -1,4 +1,4 @@
-"""Model and batches to alignments. Autograd lives here; no data loading, no Trainer."""
+"""Measures alignments from a model and batches: all use of autograd, but no data loading and no Trainer."""
 
 from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_overhead
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner

@@ -1,18 +1,18 @@
-"""What aligning costs beside training, before anything is measured."""
+"""The expected cost of alignment measurements relative to training."""
 
 from dataclasses import dataclass
 
-# of a sample, in units of its forward and backward pass in training; docs/results/alignment.md has the measurements
+# cost per sample, in units of its forward and backward pass in training; measured in docs/results/alignment.md
 SAMPLE_COST = {"backward": 1.0, "batched": 1.0, "finite_difference": 1.7, "in_step": 0.0}
 
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What one optimizer step of training works on.
+    """The size and composition of one optimizer step of training.
 
     Attributes:
-        samples: Samples of a step over all processes and accumulated batches.
-        pure: Whether each batch is of one domain.
+        samples: Samples per step over all ranks and accumulated batches.
+        pure: Whether each batch is of a single domain.
         period: Optimizer steps from one measurement to the next.
     """
 
@@ -22,12 +22,12 @@ class TrainingStep:
 
 
 def expected_overhead(step: TrainingStep, *, samples: int, target_samples: int, sample_cost: float = 1.0) -> float:
-    """The share of extra work: ``(samples * cost + target_samples) / (period * samples of a step)``.
+    """The relative extra work: ``(samples * sample_cost + target_samples) / (period * step.samples)``.
 
     Args:
         step: The training step.
-        samples: Domain samples of a measurement, k times the probe batch size.
-        target_samples: Target samples of a measurement.
+        samples: Domain samples per measurement, k times the probe batch size.
+        target_samples: Target samples per measurement.
         sample_cost: Cost of a domain sample, in units of a training sample's forward and backward pass.
 
     Example:

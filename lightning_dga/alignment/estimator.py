@@ -1,4 +1,4 @@
-"""What every alignment estimator takes and gives."""
+"""The protocol of an alignment estimator, and its input."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ Preconditioner = Callable[[nn.Parameter], Tensor | None]
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is to be measured, at the parameters' present values.
+    """The input of a measurement, at the parameters' present values.
 
     Attributes:
-        module: The model, in the mode that its probes run in.
+        module: The model, in the mode that probes run in.
         loss: The loss of a probe batch.
-        parameters: The trainable parameters that alignments are taken over, each once, in the same order on every
-            process.
+        parameters: The trainable parameters that alignments are taken over, each once, in the same order on every rank.
         probes: The samples.
-        num_domains: k.
+        num_domains: The number k of domains.
         step: Optimizer steps done.
-        bystanders: The other trainable parameters.
-        training_loss: What training takes the gradient of, for estimators that watch it; :attr:`loss` if not given.
-        preconditioner: Gives the diagonal that a parameter's gradients are multiplied with, ``None`` for ones. The
+        excluded: The other trainable parameters.
+        training_loss: The loss that training backpropagates, for estimators that watch training steps; :attr:`loss` if
+            not given.
+        preconditioner: Returns the diagonal D that a parameter's gradient is multiplied by, or ``None`` for ones. The
             alignment is then ``<grad L_i, D grad L_target>``.
     """
 
@@ -46,16 +46,16 @@ class Estimator(Protocol):
     """Measures the alignments of k domains with the target set on probe batches."""
 
     def measure(self, measurement: Measurement) -> Alignments | None:
-        """Measures all alignments; every process calls it, and each returns the same.
+        """Measures all alignments; every rank must call it, and every rank gets the same result.
 
         Returns:
-            The alignments, or ``None`` where the target gradient is not finite.
+            The alignments, or ``None`` if the target gradient is not finite.
 
         Raises:
-            EstimatorRefusal: If the model, its precision or its strategy is one that this estimator is not exact for.
+            EstimatorRefusal: If the estimator is not exact for the model, its precision or its strategy.
         """
         ...
 
 
 class EstimatorRefusal(Exception):
-    """An estimator cannot be exact for this model; says why, and what can be done."""
+    """An estimator cannot be exact for this model; the message says why, and what to do about it."""

@@ -1,26 +1,26 @@
-"""Estimators by name, those of a user's own among them."""
+"""Registry of estimators by name, including user-defined ones."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-# what takes no argument and makes an Estimator, a StepEstimator or an Auto
+# a callable without arguments that returns an Estimator, a StepEstimator or an Auto
 ESTIMATORS: dict[str, Callable[[], Any]] = {}
 _Make = TypeVar("_Make", bound=Callable[..., Any])
 
 
 def register_estimator(name: str) -> Callable[[_Make], _Make]:
-    """Lets an estimator be given by name: to the callback, on a command line and in a config.
+    """Registers an estimator so that it can be given by name: to the callback, on a command line and in a config.
 
-    ``estimator="auto"`` chooses among the package's own only, since it has to know what their work is.
+    ``estimator="auto"`` chooses only among the package's own estimators, because it has to know their costs.
 
     Args:
-        name: Its name.
+        name: The name of the estimator.
 
     Returns:
-        A decorator for the class of the estimator, which can be made without arguments.
+        A decorator for the estimator's class, which must be constructible without arguments.
 
     Raises:
-        ValueError: If another estimator has the name.
+        ValueError: If the name is taken by another estimator.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""What an estimator takes and gives that measures in a training step."""
+"""The protocol of an estimator that measures during a training step."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -13,18 +13,18 @@ from lightning_dga.core.alignments import Alignments
 
 @runtime_checkable
 class StepEstimator(Protocol):
-    """Measures alignments while a training step runs; called around each of its backward passes."""
+    """Measures alignments during a training step; called around each of its forward and backward passes."""
 
     def begin(self, measurement: Measurement, stale: Sequence[int], *, pure: bool) -> None:
         """Opens a measurement, at the parameters that the step will start from.
 
         Args:
-            measurement: What is to be measured; its probes are read for the target, and for ``stale`` domains.
-            stale: Domains that have waited too long to be in a step, the same on every process.
-            pure: Whether each batch of the step is of one domain.
+            measurement: The input; its probes are read for the target, and for ``stale`` domains.
+            stale: Domains that were in no watched step for too long, the same on every rank.
+            pure: Whether each batch of the step is of a single domain.
 
         Raises:
-            EstimatorRefusal: If the model or its strategy is one that this estimator is not exact for.
+            EstimatorRefusal: If the estimator is not exact for the model or its strategy.
         """
         ...
 
@@ -33,30 +33,30 @@ class StepEstimator(Protocol):
 
         Args:
             domains: Domain of each sample of the batch, ``[n]``.
-            factor: What the batch's mean loss is multiplied with before its backward pass.
+            factor: Factor by which the batch's mean loss is multiplied before its backward pass.
         """
         ...
 
     def unwatch(self, loss: Tensor | None) -> None:
-        """Ends the watch, if there is one.
+        """Stops watching, if a pass is being watched.
 
         Args:
-            loss: The loss that was backpropagated, times ``factor``; ``None`` where none was, as of a batch that the
-                step skipped, whose samples then do not count.
+            loss: The loss that was backpropagated, including ``factor``; ``None`` if there was no backward pass, as for
+                a batch that the step skipped, whose samples then do not count.
         """
         ...
 
     def finish(self, step: int) -> Alignments | None:
-        """Closes the measurement: the same result on every process; ``None`` where the target gradient is not finite.
+        """Closes the measurement; the same result on every rank, ``None`` if the target gradient is not finite.
 
         Args:
             step: Optimizer steps done when the measurement began.
 
         Raises:
-            EstimatorRefusal: If what was seen in the step is not exact, on every process alike.
+            EstimatorRefusal: If the step was found not to give exact alignments; raised on every rank.
         """
         ...
 
     def abandon(self) -> None:
-        """Takes back all that an open measurement has put on the model."""
+        """Removes every hook and patch that an open measurement has placed on the model."""
         ...

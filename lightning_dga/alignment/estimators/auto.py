@@ -1,4 +1,4 @@
-"""The estimator that chooses one for the model at hand."""
+"""The automatic choice of an estimator for a model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,19 +30,20 @@ _CANDIDATES: Mapping[str, Callable[[], Estimator]] = {"batched": Batched}
 class Auto:
     """Chooses the cheapest estimator that agrees with the reference on this model.
 
-    Where training steps hold enough samples of every domain, that is :class:`~lightning_dga.alignment.InStep`. Else
-    each estimator measures a few probes; those that differ from the reference, or refuse, are out, and of the rest the
-    one that runs the model the fewest times is taken, the reference if that is as few. Runs of the model are counted
-    and nothing is timed, so the same script makes the same choice on every machine and every process.
+    If training steps contain enough samples of every domain, that is :class:`~lightning_dga.alignment.InStep`, provided
+    that it passes its test. Otherwise each candidate measures a few probes; candidates that differ from the reference
+    or refuse are discarded, and of the rest the one with the fewest runs of the model is chosen, with ties going to the
+    reference. Runs of the model are counted and nothing is timed, so that the choice does not depend on the speed of
+    the machine and is the same on every rank.
 
-    Every 25 updates the choice is tested again, on other domains than before, and a choice that no longer passes is
-    replaced. It chooses again, too, when the parameters, their sharding, the precision or the compile state change.
+    Every 25 updates the choice is tested again, on other domains than before, and replaced if it no longer passes. A
+    new choice is also made when the parameters, their sharding, the precision or the compile state change.
 
     :class:`~lightning_dga.alignment.FiniteDifference` is not among the candidates: in single precision its error
-    depends on the model and on how far it is trained, and keeping it within the tolerance costs more than it saves.
+    depends on the model and on the training stage, and keeping it within the tolerance costs more than it saves.
 
     Args:
-        candidates: Makes each estimator that may be chosen beside the reference, by name.
+        candidates: Factories of the estimators that may be chosen beside the reference, by name.
     """
 
     def __init__(self, candidates: Mapping[str, Callable[[], Estimator]] | None = None) -> None:
@@ -62,15 +63,15 @@ class Auto:
     def choose(
         self, measurement: Measurement, step: TrainingStep, training_loss: ProbeLoss | None, prefer: str | None = None
     ) -> Estimator | StepEstimator:
-        """The estimator to measure with; every process must call it together.
+        """The estimator to measure with; every rank must call it.
 
         Args:
-            measurement: A measurement to try the estimators on.
+            measurement: A measurement to test the estimators on.
             step: The training step.
-            training_loss: What training takes the gradient of; ``None`` where its steps cannot be watched.
-            prefer: Name of the one to take if it passes its test, as when a run is resumed.
+            training_loss: The loss that training backpropagates; ``None`` if training steps cannot be watched.
+            prefer: Name of the estimator to choose if it passes its test, as when a run is resumed.
         """
-        # the choice before training is no update, and several targets are one
+        # the choice before training does not count as an update, and several targets count as one
         counted = self._fingerprint is not None and measurement.step != self._last_step
         self._last_step = measurement.step
         self._updates += counted
@@ -83,19 +84,19 @@ class Auto:
         return self._chosen[1]
 
     def give_up(self, refusal: str) -> Estimator:
-        """Takes the reference from now on, after the chosen estimator refused; every process must call it together."""
+        """Uses the reference from now on, after the chosen estimator refused; every rank must call it."""
         self.reasons = {self.name: refusal, "backward": "it is the reference"}
         reference = Backward()
         self._chosen = "backward", reference
         return reference
 
     def state_dict(self) -> dict[str, Any]:
-        """How many updates there were, which says when the next test is due, and the chosen estimator's own state."""
+        """The number of updates, which determines the next test, and the chosen estimator's own state."""
         own = getattr(self._chosen[1], "state_dict", dict)
         return {"updates": self._updates, "chosen": own()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from :meth:`state_dict`; the choice itself is given to :meth:`choose`."""
+        """Continues from :meth:`state_dict`; the choice itself is passed to :meth:`choose` as ``prefer``."""
         self._updates, self._restored = state["updates"], state["chosen"]
 
     def _choose(
@@ -144,7 +145,7 @@ class Auto:
         if len(passed) == 1:
             return "backward", passed["backward"]
         runs = _runs(few, passed)
-        # of equals the reference, which is the first
+        # ties go to the reference, which is the first
         name = min(passed, key=lambda name: runs[name])
         for tried in passed:
             self.reasons[tried] = f"{runs[tried]:,} runs of the model for {few.probes.samples:,} samples of domains"
@@ -159,7 +160,7 @@ class Auto:
         if expected is None:
             return
         if isinstance(estimator, StepEstimator):
-            # another one than the one in use, whose measurement may be open
+            # a new instance, because the one in use may have an open measurement
             tested: Estimator | None = (
                 RehearsedStep(InStep(), training_loss, pure=step.pure) if training_loss is not None else None
             )
@@ -171,7 +172,7 @@ class Auto:
             self.reasons[name] = f"no longer, after {self._updates} updates: {problem}"
 
     def _some_domains(self, measurement: Measurement) -> Measurement:
-        """A few of the domains, others at each test, so that all have their turn."""
+        """A few of the domains, different ones at each test, so that all of them are tested in rotation."""
         k = measurement.num_domains
         size = max(measurement.probes.samples / k, 1)
         number = min(k, max(2, round(_TRIAL_SAMPLES / size)))
@@ -181,7 +182,7 @@ class Auto:
 
 
 def _runs(few: Measurement, estimators: Mapping[str, Estimator]) -> dict[str, int]:
-    """How often each runs the model for the domains' samples, over all processes."""
+    """How often each estimator runs the model for the domains' samples, over all ranks."""
     counts = []
     for measure in (target_gradient, *(one.measure for one in estimators.values())):
         before = few.loss.runs

@@ -1,4 +1,4 @@
-"""The reference estimator: one backward pass for each domain."""
+"""The reference estimator: backward passes domain by domain."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from lightning_dga.distributed import world_size
 
 @register_estimator("backward")
 class Backward:
-    """Exact alignments of any model: the target gradient is held, each domain's is multiplied with it and dropped.
+    """Alignments from autograd: keeps the target gradient, and multiplies each domain's gradient with it in turn.
 
-    Memory is one gradient, whatever k is. Over W processes the target gradient is summed once (P numbers) and the
-    results once (4k numbers); see :mod:`lightning_dga.distributed`. Where parameters are sharded, a backward pass sums
-    over processes by itself, so all of them take the same probes in lockstep. This is step 2 of DGA's algorithm (arXiv
-    2410.02498).
+    Memory is one gradient for any k. Over several ranks there is one all-reduce of the target gradient (P numbers) and
+    one of the results (4k numbers); see :mod:`lightning_dga.distributed`. If parameters are sharded, the backward pass
+    itself reduces over ranks, so all ranks run the same probes in lockstep. This is step 2 of DGA's algorithm
+    (arXiv 2410.02498).
     """
 
     def measure(self, measurement: Measurement) -> Alignments | None:
@@ -35,13 +35,13 @@ class Backward:
 def add_domains(
     sums: DomainSums, target: TargetGradient, measurement: Measurement, only: Sequence[int] | None = None
 ) -> None:
-    """Adds this process's terms of the domains' alignments, of all of them or of ``only`` these."""
+    """Adds this rank's terms of the domains' alignments, for all domains or only for those in ``only``."""
     loss, sharded = measurement.loss, target.gradient.sharded
     probes = measurement.probes.whole() if sharded else measurement.probes
     for probe in probes.by_domain(only):
         value = loss(probe.batch)
         dot = target.gradient.dot(value * loss.scale) / loss.scale
-        # where parameters are sharded every process measures all the samples, and a part of each product
+        # if parameters are sharded, every rank measures all samples, and its shard's part of each product
         share = 1 / world_size() if sharded else 1.0
         count = dot.new_tensor(len(probe.domains) * share)
         sums.add(torch.from_numpy(probe.domains[:1]), (dot / share)[None], value.detach()[None], count[None])

@@ -1,4 +1,4 @@
-"""One backward pass for a batch of samples of many domains."""
+"""Per-sample alignments from one backward pass over a batch of many domains."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -23,19 +23,19 @@ from lightning_dga.distributed import all_reduce_
 
 @register_estimator("batched")
 class Batched:
-    """Exact alignments of each sample of a batch, whatever domains they are of, from one backward pass for all.
+    """Alignments of each sample of a batch, from any domains, from one backward pass for all of them.
 
     With ``z`` the derivative of a layer's output along the target gradient of its parameters, the layer adds
-    ``<dL/dy_j, z_j>`` to the alignment of sample *j*. Parameters that are used outside of layers (a functional use of a
-    tied weight, the experts of a mixture, recurrent layers) are measured by one backward pass for each domain, of
-    these parameters alone. Which is which is found by running the model; see
+    ``<dL/dy_j, z_j>`` to the alignment of sample *j*. Parameters that are used outside of such layers (a functional use
+    of a tied weight, the experts of a mixture of experts, recurrent layers) are measured by one backward pass per
+    domain over these parameters only. Which parameters those are is found by running the model; see
     :mod:`lightning_dga.alignment.per_sample.plan`.
 
-    The loss has to give one value for each sample. Memory beyond a training step's is one gradient, whatever k is.
+    The loss must return one value per sample. Memory beyond a training step's is one gradient for any k.
 
     Args:
-        rank: How many singular vectors of the target's gradient stand for the matrix of a linear layer. Fewer make the
-            layers' shares cheaper and inexact; ``None`` is exact.
+        rank: Number of singular vectors that approximate a linear layer's matrix of the target gradient. Fewer make the
+            layers' products cheaper and inexact; ``None`` uses whole matrices, which is exact.
     """
 
     def __init__(self, rank: int | None = None) -> None:
@@ -47,8 +47,8 @@ class Batched:
         """See :class:`~lightning_dga.alignment.estimator.Estimator`.
 
         Raises:
-            EstimatorRefusal: If there is no loss for each sample, if a sample's loss depends on the others in its
-                batch, or if no layer can be seen by sample.
+            EstimatorRefusal: If there is no loss per sample, if a sample's loss depends on the others in its batch, or
+                if no layer's gradient can be separated by sample.
         """
         target = target_gradient(measurement)
         if target is None:
@@ -65,7 +65,7 @@ class Batched:
 
 
 class _Passes:
-    """The passes of one measurement under a plan, and what they find the plan to be wrong about."""
+    """The passes of one measurement under a plan, which they correct where the model does not follow it."""
 
     def __init__(self, measurement: Measurement, target: TargetGradient, plan: Plan, rank: int | None) -> None:
         self.plan = plan
@@ -76,7 +76,7 @@ class _Passes:
         self._samples: list[SampleAlignments] = []
 
     def alignments(self) -> Alignments | None:
-        """The alignments; ``None`` where a layer was not called as planned, and :attr:`plan` does without it now."""
+        """The alignments; ``None`` if a layer was not called as planned and has been removed from :attr:`plan`."""
         layers = self.plan.layers
         if not layers:
             raise EstimatorRefusal(
@@ -89,18 +89,18 @@ class _Passes:
         if self.plan.layers != layers:
             return None
         alignments = self._sums.alignments(self._measurement.step)
-        # a leftover's part is known of a domain only
+        # terms of uncovered parameters are known per domain, not per sample
         return alignments if self.plan.uncovered else replace(alignments, samples=_joined(self._samples))
 
     def _try(self, run: Callable[[], set[int]]) -> None:
-        """Runs passes; then all processes take out of the plan what any of them found not to be as planned."""
+        """Runs passes; then all ranks remove from the plan what any rank found not to be as planned."""
         layers, parameters = self.plan.layers, self._measurement.parameters
         misfit, uncovered = None, set(self.plan.uncovered)
         try:
             uncovered |= run()
         except MisfitError as error:
             if self._target.gradient.sharded:
-                raise  # the others wait for this process in the middle of a pass
+                raise  # the other ranks are waiting for this one in the middle of a pass
             misfit = error.layer
         found = [layer is misfit for layer in layers] + [index in uncovered for index in range(len(parameters))]
         votes = self._target.gradient.accumulator(len(found))
@@ -109,7 +109,7 @@ class _Passes:
         self.plan = plan.without(layer for layer, n in zip(layers, somewhere, strict=False) if n)
 
     def _by_sample(self) -> set[int]:
-        """One pass for each batch; gives the parameters that autograd still found, which are leftovers."""
+        """One pass per batch; returns the uncovered parameters, for which autograd still found a gradient."""
         uncovered = set(self.plan.uncovered)
         for probe in self._measurement.probes.mixed():
             dots, losses = self._one_batch(probe, uncovered)
@@ -120,11 +120,11 @@ class _Passes:
         return uncovered
 
     def _one_batch(self, probe: ProbeBatch, uncovered: set[int]) -> tuple[Tensor, Tensor]:
-        """Alignments and losses of a batch's samples, ``[n]`` each; adds to the leftovers what else autograd finds."""
+        """Alignments and losses of a batch's samples, ``[n]`` each; adds newly found parameters to ``uncovered``."""
         measurement, loss = self._measurement, self._measurement.loss
         leaf = self._target.gradient.accumulator(len(probe.domains)).requires_grad_()
         dots = torch.zeros_like(leaf, requires_grad=False)
-        # what is a leftover already need not be found again
+        # parameters known to be uncovered need not be found again
         rest = [index for index in range(len(measurement.parameters)) if index not in uncovered]
 
         def visit(index: int, gradient: Tensor) -> None:
@@ -137,18 +137,18 @@ class _Passes:
             losses = loss.of_samples(probe.batch)
             leaves = [leaf, *(measurement.parameters[index] for index in rest)]
             visit_gradients(losses.sum() * loss.scale, leaves, visit, self._bystanders_of(leaves))
-        # one value where the step skipped the batch
+        # the loss has a single value if the step skipped the batch
         return dots / loss.scale, losses.detach().expand(len(leaf))
 
     def _attach(self, leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         return attached(layer, x, y, leaf, partial(self._directions.contract, layer))
 
     def _leftovers_by_domain(self) -> set[int]:
-        """The reference's way for the leftovers alone, while their uses in layers stay hidden."""
+        """Measures the uncovered parameters as the reference does, while their uses in layers stay hidden."""
         measurement, gradient = self._measurement, self._target.gradient
         loss, uncovered = measurement.loss, sorted(self.plan.uncovered)
         parameters = [measurement.parameters[index] for index in uncovered]
-        # where parameters are sharded, backward passes sum over processes, and all make the same ones
+        # if parameters are sharded, backward passes reduce over ranks, so all ranks run the same ones
         probes = measurement.probes.whole() if gradient.sharded else measurement.probes
         for probe in probes.by_domain():
             terms: list[Tensor] = []
@@ -165,7 +165,7 @@ class _Passes:
         return set()
 
     def _bystanders_of(self, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """The trainable parameters whose gradients a pass is not to leave behind."""
+        """The other trainable parameters, whose ``.grad`` a pass must not change."""
         ids = set(map(id, leaves))
         measurement = self._measurement
         return [p for p in (*measurement.parameters, *measurement.excluded) if id(p) not in ids]
@@ -177,7 +177,7 @@ def _attach_nothing(leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _joined(parts: list[SampleAlignments]) -> SampleAlignments:
-    """All samples that count, as one."""
+    """All samples that count, concatenated."""
     counted = [part.domains >= 0 for part in parts]
     columns = [
         torch.cat([getattr(part, column.name)[own] for part, own in zip(parts, counted, strict=True)])

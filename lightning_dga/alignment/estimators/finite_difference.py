@@ -1,4 +1,4 @@
-"""Alignments without a backward pass for the domains: central differences of the loss along the target gradient."""
+"""Alignments without backward passes for the domains: central differences of the loss along the target gradient."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from lightning_dga.alignment.registry import register_estimator
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.distributed import all_reduce_, is_sharded, replicas, reshard, to_local, world_size
 
-# the longest displacement to try, in units of the parameters' norm, and how often it is halved
+# the longest displacement to try, in units of the parameters' norm, and the number of halvings of it
 _LONGEST, _HALVINGS = 2.0**-5, 18
 _BATCHES_OF_SEARCH = 4
 _BATCHES_AT_ONCE = 16
@@ -31,26 +31,27 @@ _Losses = Callable[[Any], Tensor]
 
 @register_estimator("finite_difference")
 class FiniteDifference:
-    """Alignments from forward passes alone: slopes of the domains' losses along the target gradient.
+    """Alignments from forward passes only: slopes of the domains' losses along the target gradient.
 
-    A slope is ``s(h) = |G| (L_i(θ + h G/|G|) - L_i(θ - h G/|G|)) / 2h``. Too short a step ``h`` drowns in rounding, too
-    long a one leaves the tangent, and where the loss has kinks, or in single precision, no step may be right. So every
-    measurement takes two steps and the loss at θ itself, and extrapolates ``(4 s(h) - s(2h)) / 3`` (Richardson), which
-    is five forward passes. Its error is estimated from
+    A slope is ``s(h) = |G| (L_i(θ + h G/|G|) - L_i(θ - h G/|G|)) / 2h``. With too short a step ``h`` rounding errors
+    dominate, with too long a step curvature does, and if the loss has kinks, or in single precision, no step may be
+    accurate enough. So every measurement uses two steps and the loss at θ itself, five forward passes in all, and the
+    Richardson extrapolation ``(4 s(h) - s(2h)) / 3``. Its error is estimated from
 
-    - how far the two steps' slopes are apart, which shows rounding and curvature,
-    - how far the loss that the two steps extrapolate to is from the loss at θ, which shows kinks,
-    - one domain in rotation that is measured by the reference as well.
+    - the difference between the slopes of the two steps, which shows rounding and curvature,
+    - the difference between the loss extrapolated from the two steps and the loss at θ, which shows kinks,
+    - one domain in rotation that is measured by the reference too.
 
-    Where that is more than the tolerance of the precision in use
+    If the estimate exceeds the tolerance of the precision in use
     (:data:`~lightning_dga.alignment.estimators.self_test.TOLERANCE`, relative to the norm of all alignments), the step
-    is chosen anew, and where none is right the measurement is refused, and every one after it.
+    is chosen anew; if no step is accurate enough, this measurement and all later ones are refused.
 
-    Five forward passes cost more than forward and backward do, so this pays only where there are many domains, the loss
-    tells samples apart, and :class:`~lightning_dga.alignment.Batched` cannot see the layers, as in recurrent networks.
+    Five forward passes cost more than one forward and backward pass, so this pays only with many domains, a loss with
+    one value per sample, and a model that :class:`~lightning_dga.alignment.Batched` cannot cover, such as a recurrent
+    network.
 
-    Memory is one gradient: the parameters are kept where the target gradient was, which is spent once they are moved
-    along it, and are set back to the bit.
+    Memory is one gradient: while the parameters are displaced, their original values are kept in the buffer of the
+    target gradient, and they are restored bit for bit.
     """
 
     def __init__(self) -> None:
@@ -96,7 +97,7 @@ class FiniteDifference:
         raise InexactError(self._refused)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next measurement depends on."""
+        """The state that the next measurement depends on."""
         return {"step": self._step, "measurements": self._measurements, "refused": self._refused}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -105,7 +106,7 @@ class FiniteDifference:
 
 
 class InexactError(EstimatorRefusal):
-    """An estimator has found its own results to be out of their tolerance."""
+    """An estimator found its own results to be outside of the tolerance."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +118,15 @@ class _Found:
 
 
 def _differences(measurement: Measurement, rows: "_Rows", step: float, checked: int) -> _Found | None:
-    """Alignments from steps of ``step`` and twice that; ``None`` where the target gradient is not finite.
+    """Alignments from steps of ``step`` and twice that; ``None`` if the target gradient is not finite.
 
-    Domain ``checked`` is measured by the reference as well.
+    Domain ``checked`` is measured by the reference too.
     """
     target = target_gradient(measurement)
     if target is None:
         return None
     k = measurement.num_domains
-    # before the line uses the gradient up
+    # before `_Line` overwrites the gradient
     reference, short, long = DomainSums(target, k), DomainSums(target, k), DomainSums(target, k)
     add_domains(reference, target, measurement, [checked])
     bounds = DomainSums(target, k)
@@ -137,7 +138,7 @@ def _differences(measurement: Measurement, rows: "_Rows", step: float, checked: 
             for probe, far, near in zip(chunk, *line.slopes(chunk, rows.losses), strict=True):
                 domains, counts = rows.labels(probe, near.values)
                 here = next(at_origin)
-                # of a loss with one kink no more than this is left in the extrapolated slope
+                # a bound on the error of the extrapolated slope for a loss with one kink
                 bend = (4 * near.losses - far.losses - 3 * here) * line.slope_of(step)
                 bound = bend.abs() + (near.values - far.values).abs()
                 short.add(domains, near.values, here, counts)
@@ -145,9 +146,9 @@ def _differences(measurement: Measurement, rows: "_Rows", step: float, checked: 
                 bounds.add(domains, bound.square(), None, counts)
     exact, one, other, squared = (sums.alignments(measurement.step) for sums in (reference, short, long, bounds))
     values = (4 * one.values - other.values) / 3
-    # rounding and kinks of samples are independent
+    # errors by rounding and kinks are independent between samples
     independent = squared.values / (one.counts.clamp(min=1) if rows.of_samples else 1)
-    # of each estimate twice is allowed for, since it is itself one of chance
+    # each error estimate is doubled, because it is itself random
     apart = 2.4 * (one.values - other.values).nan_to_num().norm().item()
     off = 2 * (exact.values - values)[checked].nan_to_num().abs().item()
     kinks = 2 * independent.nan_to_num().sum().sqrt().item()
@@ -157,14 +158,14 @@ def _differences(measurement: Measurement, rows: "_Rows", step: float, checked: 
 
 
 def _best_step(measurement: Measurement, rows: "_Rows") -> float | None:
-    """The shorter of the neighbouring steps whose slopes agree best, the same on all processes; ``None`` if none do."""
+    """The shorter of the two neighbouring steps whose slopes agree best, the same on all ranks; ``None`` if none do."""
     target = target_gradient(measurement)
     if target is None:
         return None
     if target.norm == 0:
         return _LONGEST
     squares = target.gradient.accumulator(_HALVINGS - 1, 2)
-    # a process may have no share of the probes, and takes part in what is decided together
+    # a rank may have no probes of its own, but must take part in the all-reduce
     chunk = list(islice(rows.probes(), _BATCHES_OF_SEARCH))
     with _Line(measurement.module, target, _LONGEST) as line:
         found = []
@@ -181,7 +182,7 @@ def _best_step(measurement: Measurement, rows: "_Rows") -> float | None:
 
 
 class _Rows:
-    """The probes, as mixed batches where the loss tells samples apart, else one domain in each batch."""
+    """The probes: mixed batches if the loss has one value per sample, else batches of one domain each."""
 
     def __init__(self, measurement: Measurement, of_samples: bool) -> None:
         self._loss: ProbeLoss = measurement.loss
@@ -189,7 +190,7 @@ class _Rows:
         self._share = 1.0
         self.of_samples = of_samples
         if not self.of_samples and is_sharded(measurement.parameters):
-            # processes must make the same passes, so all of them measure all domains
+            # ranks must run the same passes, so all of them measure all domains
             self._probes, self._share = measurement.probes.whole(), 1 / world_size()
 
     def probes(self) -> Iterator[ProbeBatch]:
@@ -227,12 +228,12 @@ class _Slopes:
 
 
 class _Line:
-    """The parameters, moved along the target gradient to both ends of steps, and back.
+    """Displaces the parameters along the target gradient to both ends of a step, and restores them.
 
     Args:
         module: The module of the parameters.
-        target: The target gradient; its memory is used up.
-        step: How far either end of the longest step is, in units of the parameters' norm.
+        target: The target gradient; its buffer is overwritten.
+        step: Half-width of the longest step, in units of the parameters' norm.
     """
 
     def __init__(self, module: nn.Module, target: TargetGradient, step: float) -> None:
@@ -264,12 +265,12 @@ class _Line:
     def _move(self) -> None:
         factor = self._width / self._norm if self._norm else 0.0
         for part, view in zip(self._parts, self._views, strict=True):
-            # the gradient makes room for the parameter
+            # the buffer of the gradient takes the original parameter
             moved = view.mul_(factor).add_(part).clone()
             view.copy_(part)
             self._moved += 1
             part.copy_(moved)
-        # FSDP2 may hold the gathered parameters of before the move
+        # FSDP2 may still hold the gathered parameters from before the displacement
         reshard(self._module)
 
     def slopes(self, chunk: Sequence[ProbeBatch], losses: _Losses) -> tuple[list[_Slopes], list[_Slopes]]:
@@ -290,11 +291,11 @@ class _Line:
         return [_Slopes((b - a) * factor, (a + b) / 2) for a, b in zip(here, there, strict=True)]
 
     def slope_of(self, step: float) -> float:
-        """What makes a slope, times the target gradient's norm, of a difference over a step to both sides."""
+        """The factor that turns a central difference over a step into a slope times the target gradient's norm."""
         return self._factor(step * self._unit)
 
     def _factor(self, width: float) -> float:
-        # where the parameters, or the target gradient, are zero both ends are one place
+        # if the parameters or the target gradient are zero, both ends coincide
         return self._norm / (2 * width) if width else 0.0
 
     def halve(self) -> None:
@@ -304,25 +305,25 @@ class _Line:
     @torch.no_grad()
     def _stretch(self, factor: float) -> None:
         for part, origin in zip(self._parts, self._views, strict=True):
-            # the difference of neighbours is exact, and so is what is doubled after it was halved
+            # the difference of nearby floats is exact, and so is doubling after halving
             part.sub_(origin).mul_(factor).add_(origin)
         self._width *= factor
         reshard(self._module)
 
 
 def _loss_of(batch: Any, losses: _Losses, target: TargetGradient) -> Tensor:
-    # autocast keeps the cast weights of before a move
+    # autocast caches the cast weights from before a displacement
     torch.clear_autocast_cache()
     device = target.gradient.buffers[0].device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-        # all ends of a difference draw the same random numbers
+        # both ends of a difference use the same random numbers
         torch.manual_seed(0)
         return losses(batch).double()
 
 
 def _norm(gradient: FlatGradient) -> float:
-    """Of the parameters that a gradient is of, over all processes."""
+    """The norm of the parameters of a gradient, over all ranks."""
     parts = ((parameter, to_local(parameter.detach())) for parameter in gradient.parameters)
-    # a process that holds all parameters counts its share of them
+    # a rank that holds unsharded parameters counts its share of them
     terms = [part.double().square().sum() / replicas(parameter) for parameter, part in parts]
     return math.sqrt(all_reduce_(total(terms, like=gradient.buffers[0])).item())

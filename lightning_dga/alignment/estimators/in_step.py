@@ -27,13 +27,13 @@ _INSTEAD = "Use `estimator='backward'`."
 _WATCHES_BETWEEN_CHECKS = 100
 _MEASUREMENTS_BETWEEN_REHEARSALS = 10
 _NO_DOMAINS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-# what a use that was missed leaves out is more than what some singular vectors do
+# the error of a missed use of a parameter is larger than that of the low-rank approximation
 _TOLERANCE_OF_FACTORS = 5e-2
 
 
 @dataclass
 class _Open:
-    """A measurement that is under way."""
+    """A measurement in progress."""
 
     target: TargetGradient
     sums: DomainSums
@@ -47,20 +47,20 @@ class _Open:
 
 @register_estimator("in_step")
 class InStep:
-    """Alignments at the price of the target gradient: the domains' gradients are those that training takes anyway.
+    """Alignments from the backward passes of training itself; only the target gradient needs passes of its own.
 
-    The target gradient is taken just before an optimizer step, at the parameters that the step starts from. While the
-    step's own passes run, the inner product of each sample (of the whole batch, where that is of one domain) with it is
-    taken, of as many samples of a domain as a probe would have. Nothing of the step changes. The alignment is that of
-    the training loss in training mode, with its dropout.
+    The target gradient is taken just before an optimizer step, at the parameters that the step starts from. During the
+    step's own passes, the inner product of each sample's gradient (of the whole batch's, if that is of one domain) with
+    it is taken, for as many samples of each domain as a probe would have. The step itself is not changed. The alignment
+    is that of the training loss in training mode, with its dropout.
 
-    Batches of many domains are checked in two ways. The first, and every hundredth after it: its samples' inner
-    products have to make up that of its own gradient. At the first measurement, and every tenth after it, the training
-    step is rehearsed on probes, in training mode without noise: each domain's alignment has to be what its samples give
-    alone. A step that shuffles, mixes, drops or weighs samples is refused by that.
+    Batches of many domains are checked in two ways. For the first batch, and every hundredth after it, the samples'
+    inner products must sum to that of the batch's own gradient. At the first measurement, and every tenth after it, the
+    training step is rehearsed on probes, in training mode without noise: each domain's alignment must equal that of its
+    samples alone. This refuses a step that shuffles, mixes, drops or weighs samples.
 
     Args:
-        rank: As of :class:`~lightning_dga.alignment.Batched`.
+        rank: As for :class:`~lightning_dga.alignment.Batched`.
     """
 
     def __init__(self, rank: int | None = None) -> None:
@@ -98,7 +98,7 @@ class InStep:
 
     def watch(self, domains: NDArray[np.int64], factor: float) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
-        # one that no backward pass has ended
+        # a watch that no backward pass has ended
         self.unwatch(None)
         opened = self._open
         if opened is None:
@@ -189,7 +189,7 @@ def _checked(plan: Plan, measurement: Measurement) -> Plan:
 
 
 def _rows_wanted(domains: NDArray[np.int64], seen: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
-    """The first samples of each domain, as many as are still wanted of it."""
+    """The first samples of each domain, up to the number still wanted of it."""
     order = np.argsort(domains, kind="stable")
     ordered = domains[order]
     rank = np.arange(len(domains)) - np.searchsorted(ordered, ordered)

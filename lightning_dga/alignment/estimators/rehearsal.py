@@ -1,4 +1,4 @@
-"""A training step rehearsed on probes: what is seen of a domain has to be what the domain's samples give alone."""
+"""A training step rehearsed on probes: a domain's alignment in mixed batches must equal that of its samples alone."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,20 +28,21 @@ def unlike_alone(
     tolerance: float,
     turn: int,
 ) -> str | None:
-    """Says how alignments from batches of many domains differ from those of batches of one; every process calls it.
+    """Compares alignments from batches of many domains with those from batches of one; every rank must call it.
 
-    The step runs in training mode, but without dropout, which would be another one in each batch.
+    The step runs in training mode, but without dropout, whose masks would differ between batches.
 
     Args:
-        measurement: What is measured.
+        measurement: The measurement.
         target: The target gradient.
-        directions: The same for the layers.
+        directions: The target gradient by layer.
         layers: The layers that are watched.
-        tolerance: How far an alignment may be off, relative to the largest one or that of the target with itself.
-        turn: Selects some of the domains: all of them have their turn.
+        tolerance: Allowed error of an alignment, relative to the larger of the largest alignment and that of the target
+            with itself.
+        turn: Index of the rehearsal, which selects some of the domains in rotation.
 
     Returns:
-        The reason not to watch such steps; ``None`` where there is none.
+        The reason not to watch such steps; ``None`` if there is none.
     """
     loss, k = measurement.training_loss or measurement.loss, measurement.num_domains
     domains = sorted({(turn * _DOMAINS + number) % k for number in range(_DOMAINS)})

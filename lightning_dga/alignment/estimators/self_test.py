@@ -1,4 +1,4 @@
-"""Whether an estimator is right for this very model: held against the reference on a few of its own probes."""
+"""Tests an estimator on the model at hand, by comparing it with the reference on a few probes."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from lightning_dga.alignment.step_estimator import StepEstimator
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.distributed import any_rank, failing_together
 
-# the reference runs in the same precision, so both carry its rounding
+# the reference runs in the same precision, so both have its rounding errors
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
 
@@ -32,12 +32,12 @@ class SomeDomains:
 
     @property
     def samples(self) -> int:
-        """Samples over all processes, about."""
+        """Approximate number of samples over all ranks."""
         return self.probes.samples
 
     @property
     def target_samples(self) -> int:
-        """Target samples over all processes."""
+        """Number of target samples over all ranks."""
         return self.probes.target_samples
 
     def target(self) -> Iterator[ProbeBatch]:
@@ -67,12 +67,12 @@ class SomeDomains:
 
 
 class RehearsedStep:
-    """A step estimator as one of probes: it watches passes like those of training, over the probes.
+    """Adapts a step estimator to the estimator protocol: it watches training-like passes over the probes.
 
     Args:
         estimator: The step estimator.
-        loss: The loss that training takes the gradient of.
-        pure: Whether training's batches are of one domain each.
+        loss: The loss that training backpropagates.
+        pure: Whether each training batch is of a single domain.
     """
 
     def __init__(self, estimator: StepEstimator, loss: ProbeLoss, *, pure: bool) -> None:
@@ -88,7 +88,7 @@ class RehearsedStep:
             for probe in probes.by_domain() if self._pure else probes.mixed():
                 estimator.watch(probe.domains, factor=self._loss.scale)
                 loss = self._loss(probe.batch) * self._loss.scale
-                # not `backward()`, whose gradients DistributedDataParallel would count as training's
+                # not `backward()`, whose gradients DistributedDataParallel would count as those of training
                 visit_gradients(loss, measurement.parameters, lambda *_: None, measurement.excluded)
                 estimator.unwatch(loss.detach())
             return estimator.finish(measurement.step)
@@ -97,15 +97,15 @@ class RehearsedStep:
 
 
 def mismatch(estimator: Estimator, measurement: Measurement, expected: Alignments) -> str | None:
-    """Says what is wrong with an estimator's result; ``None`` where it is right. Every process must call it.
+    """Why an estimator's result is rejected; ``None`` if it agrees with the reference. Every rank must call it.
 
     Args:
         estimator: The estimator to test.
-        measurement: What it measures.
-        expected: What the reference measured of the same.
+        measurement: The measurement.
+        expected: The reference's result for the same measurement.
 
     Returns:
-        The reason: a refusal of its own, an error, or the size of the difference.
+        The reason: the estimator's refusal, an error, or the size of the difference.
     """
     problem = _own_fault(estimator, measurement, expected)
     if any_rank(problem is not None, measurement.parameters[0].device):
@@ -131,13 +131,13 @@ def _own_fault(estimator: Estimator, measurement: Measurement, expected: Alignme
 def relative_error(found: Alignments, expected: Alignments, precision: torch.dtype) -> float:
     """The norm of the differences over the domains, in units of the norm of the alignments.
 
-    In half precision, where a gradient has two or three digits, alignments that are small beside the gradients that
-    they are products of have none. There the unit is the squared norm of the target gradient, if that is larger.
+    In half precision, where a gradient has two or three significant digits, alignments that are small relative to the
+    gradients' norms have none. There the unit is the squared norm of the target gradient, if that is larger.
 
     Args:
-        found: What an estimator measured.
-        expected: What the reference measured of the same samples.
-        precision: What the loss is computed in.
+        found: The estimator's result.
+        expected: The reference's result for the same samples.
+        precision: The dtype that the loss is computed in.
     """
     unit = expected.values.nan_to_num().norm().item()
     if precision.itemsize < torch.float32.itemsize:

@@ -1,4 +1,4 @@
-"""One gradient of a model, flat in memory, and inner products with it that never hold a second one."""
+"""A gradient of a model in flat buffers, and inner products with it that do not need a second full gradient."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,19 +17,19 @@ _REENTRANT_CHECKPOINT = "CheckpointFunctionBackward"
 
 
 class FlatGradient:
-    """A gradient of all trainable parameters: one flat buffer per device, summed over processes by one collective.
+    """A gradient with respect to the trainable parameters, in one flat buffer per device and dtype.
 
-    Half-precision parameters get a float32 gradient: what is summed and multiplied over a whole model needs the range
-    and the digits. Of a sharded parameter it holds what this process does.
+    Half-precision parameters get a float32 gradient, because sums and products over a whole model need its range and
+    precision. Of a sharded parameter it holds this rank's shard.
 
     Args:
-        parameters: The trainable parameters, each once, in an order that is the same on every process.
-        bystanders: Trainable parameters that the loss depends on and that are to be left out.
+        parameters: The trainable parameters, each once, in the same order on every rank.
+        excluded: Trainable parameters that the loss depends on and that are left out.
 
     Attributes:
         parameters: The parameters.
-        buffers: The memory, one tensor per device and dtype.
-        sharded: Whether any parameter is spread over processes.
+        buffers: The flat buffers, one tensor per device and dtype.
+        sharded: Whether any parameter is sharded.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], excluded: Sequence[nn.Parameter] = ()) -> None:
@@ -40,7 +40,7 @@ class FlatGradient:
         self._index = {id(parameter): index for index, parameter in enumerate(self.parameters)}
 
     def view(self, parameter: Tensor) -> Tensor:
-        """The flat gradient of (this process's part of) a parameter, ``[numel]``.
+        """The flat gradient of a parameter, or of this rank's shard of it, ``[numel]``.
 
         Raises:
             KeyError: If it is not one of the parameters.
@@ -68,9 +68,9 @@ class FlatGradient:
             )
 
     def dot(self, loss: Tensor) -> Tensor:
-        """The inner product with the gradient of a loss, a float64 scalar (float32 where there is no float64).
+        """The inner product with the gradient of a loss, a float64 scalar (float32 on devices without float64).
 
-        Where parameters are sharded it is this process's term, and the sum over all processes is the product.
+        If parameters are sharded, it is this rank's term, and the sum over all ranks is the inner product.
         """
         dots: list[Tensor] = []
 
@@ -81,23 +81,23 @@ class FlatGradient:
         return total(dots, like=self.buffers[0])
 
     def term(self, index: int, gradient: Tensor) -> Tensor:
-        """What parameter ``index`` adds to the inner product with a gradient, a scalar."""
+        """The contribution of parameter ``index`` to the inner product with a gradient, a scalar."""
         view = self._views[index]
         product = torch.dot(gradient.reshape(-1).to(view.dtype), view)
-        # a part that several processes hold is summed once
+        # a shard that several ranks hold counts once in the sum
         return product * (1 / replicas(self.parameters[index])) if self.sharded else product
 
     def accumulator(self, *shape: int) -> Tensor:
-        """Zeros to sum scalars in: float64 where the device has it, on the device of the gradient."""
+        """Zeros to accumulate scalars in, on the gradient's device: float64 if the device supports it, else float32."""
         return torch.zeros(shape, dtype=_sum_dtype(self.buffers[0]), device=self.buffers[0].device)
 
 
 def visit_gradients(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, excluded: Sequence[Tensor] = ()) -> None:
-    """Hands each parameter's gradient to ``visit(index, gradient)`` as the backward pass finishes it, then drops it.
+    """Passes each parameter's gradient to ``visit(index, gradient)`` as the backward pass finishes it, then frees it.
 
     A plain ``autograd.grad`` would hold the gradients of all parameters until its end, one more copy of the model. A
-    parameter that the loss does not depend on is not visited, nor any for a loss without a graph. ``.grad`` is as it
-    was, that of ``excluded``, which the loss depends on as well, included. What the loss wrote in place is undone.
+    parameter that the loss does not depend on is not visited; for a loss without a graph, none is. ``.grad`` is left
+    unchanged, also that of ``excluded``, on which the loss depends too. In-place writes by the loss are undone.
     """
     if not loss.requires_grad:
         return
@@ -113,7 +113,7 @@ def visit_gradients(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, ex
 
 
 def total(dots: Iterable[Tensor], like: Tensor) -> Tensor:
-    """The sum of scalars, in float64 (float32 where there is none), on the device of ``like``."""
+    """The sum of scalars, in float64 (float32 on devices without it), on the device of ``like``."""
     dtype = _sum_dtype(like)
     moved = [dot.to(like.device) for dot in dots]
     return torch.stack(moved).to(dtype).sum() if moved else torch.zeros((), dtype=dtype, device=like.device)
@@ -136,7 +136,7 @@ def _visit_captured(loss: Tensor, parameters: Sequence[Tensor], visit: Visit) ->
 
 
 def _visit_accumulated(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, excluded: Sequence[Tensor]) -> None:
-    """By way of ``.grad``: reentrant checkpointing allows nothing else."""
+    """Reads gradients from ``.grad``, the only way that works with reentrant checkpointing."""
 
     def visit_and_drop(index: int, parameter: Tensor) -> None:
         assert parameter.grad is not None
@@ -156,7 +156,7 @@ def _visit_accumulated(loss: Tensor, parameters: Sequence[Tensor], visit: Visit,
 
 
 def _visit_sharded(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, excluded: Sequence[Tensor]) -> None:
-    """FSDP2 leaves the mean over processes in ``.grad``, and is done with it only after the backward pass."""
+    """Reads gradients from ``.grad`` after the backward pass, where FSDP2 leaves the mean over ranks."""
     with gradients_set_aside([*parameters, *excluded]):
         torch.autograd.backward(loss)
         for index, parameter in enumerate(parameters):
@@ -167,7 +167,7 @@ def _visit_sharded(loss: Tensor, parameters: Sequence[Tensor], visit: Visit, exc
 
 @contextmanager
 def gradients_set_aside(leaves: Sequence[Tensor]) -> Iterator[None]:
-    """Clears ``.grad`` and what would act on it, such as an optimizer that steps in the backward pass."""
+    """Sets aside ``.grad`` and its hooks, such as those of an optimizer that steps in the backward pass."""
     kept = [(leaf, leaf.grad, leaf._post_accumulate_grad_hooks) for leaf in leaves]
     for leaf in leaves:
         leaf.grad = None

@@ -1,4 +1,4 @@
-"""The geometry that an adaptive optimizer steps in."""
+"""The diagonal preconditioner of an adaptive optimizer."""
 
 from collections.abc import Iterable
 
@@ -10,17 +10,17 @@ from lightning_dga.alignment.estimator import Preconditioner
 
 
 def adam_preconditioner(optimizers: Iterable[Optimizer]) -> Preconditioner:
-    """The diagonal ``1 / (sqrt(v) + eps)`` that Adam and AdamW (arXiv 1412.6980, 1711.05101) divide a gradient by.
+    """The diagonal ``1 / (sqrt(v) + eps)`` by which Adam and AdamW (arXiv 1412.6980, 1711.05101) scale a gradient.
 
-    An AdamW step changes the target loss, to first order, by the product of its own direction with the target gradient;
-    with this diagonal an alignment is that of such a step without momentum, as in LESS (arXiv 2402.04333). The diagonal
-    is the same for all domains, so it needs no memory beside one parameter's at a time.
+    To first order, an AdamW step changes the target loss by the inner product of its direction with the target
+    gradient; with this diagonal an alignment is that of such a step without momentum, as in LESS (arXiv 2402.04333).
+    The diagonal is the same for all domains and is computed for one parameter at a time.
 
     Args:
-        optimizers: Those that train the parameters.
+        optimizers: The optimizers that train the parameters.
 
     Returns:
-        The preconditioner; it gives ``None`` for a parameter that no optimizer has second moments of yet.
+        The preconditioner; it returns ``None`` for a parameter without second moments in any optimizer yet.
     """
     settings = {
         id(parameter): (optimizer, group)
@@ -35,7 +35,7 @@ def adam_preconditioner(optimizers: Iterable[Optimizer]) -> Preconditioner:
         if "exp_avg_sq" not in state:
             return None
         moment: Tensor = state["exp_avg_sq"]
-        # Adam's correction of a moment that starts at zero
+        # Adam's bias correction of the second moment
         corrected = moment / (1 - group["betas"][1] ** torch.as_tensor(state["step"], device=moment.device))
         return 1 / (corrected.sqrt() + group["eps"])
 

@@ -1,4 +1,4 @@
-"""Sums of inner products and losses by domain, over the samples of all processes."""
+"""Sums of inner products and losses by domain, over the samples of all ranks."""
 
 import torch
 from torch import Tensor
@@ -9,18 +9,18 @@ from lightning_dga.distributed import all_reduce_
 
 
 class DomainSums:
-    """Collects what was measured on samples, and makes one alignment of each domain's.
+    """Accumulates per-sample results by domain and turns them into alignments.
 
-    A domain with a value that is not finite, on any process, is left out on all of them.
+    A domain with a non-finite value on any rank is left out on all ranks.
 
     Args:
         target: The target gradient.
-        num_domains: k.
+        num_domains: The number k of domains.
     """
 
     def __init__(self, target: TargetGradient, num_domains: int) -> None:
         self._target = target
-        # dots, losses, counts, and how often a domain was refused
+        # rows: dot products, losses, counts, and number of non-finite values
         self._losses_seen = True
         self._sums = target.gradient.accumulator(4, num_domains)
 
@@ -30,8 +30,8 @@ class DomainSums:
         Args:
             domains: Domain of each row, ``[n]`` int64; a row of domain -1 is not counted.
             dots: Mean over the row's samples of the inner product with the target gradient, ``[n]``.
-            losses: Mean loss of the row's samples, ``[n]``; ``None`` where it was not seen.
-            counts: Samples in each row, ``[n]``; may be fractions, where several processes measure the same samples.
+            losses: Mean loss of the row's samples, ``[n]``; ``None`` if it is not known.
+            counts: Samples in each row, ``[n]``; fractional if several ranks measure the same samples.
         """
         if losses is None:
             self._losses_seen, losses = False, torch.zeros_like(dots)
@@ -43,7 +43,7 @@ class DomainSums:
 
         Args:
             domains: Domain of each row, ``[n]`` int64.
-            terms: Mean over the row's samples of what another part of the parameters adds, ``[n]``.
+            terms: Mean over the row's samples of the contribution of other parameters, ``[n]``.
             counts: Samples in each row, ``[n]``.
         """
         terms, counts = (part.detach().to(self._sums) for part in (terms, counts))
@@ -59,7 +59,7 @@ class DomainSums:
         self._sums.index_add_(1, domains[counted], torch.where(rows.isfinite().all(0), rows, refusal))
 
     def alignments(self, step: int) -> Alignments:
-        """The alignments over all processes, by one collective of 4 k numbers."""
+        """The alignments over all ranks, by one all-reduce of 4 k numbers."""
         dots, losses, counts, refused = all_reduce_(self._sums)
         losses = losses if self._losses_seen else torch.full_like(losses, torch.nan)
         counts = torch.where(refused > 0, torch.zeros_like(counts), counts)

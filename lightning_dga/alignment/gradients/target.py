@@ -1,4 +1,4 @@
-"""The target gradient, with which every estimator multiplies."""
+"""The target gradient, which every estimator takes inner products with."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class TargetGradient:
     """The gradient of the target loss at the parameters' present values.
 
     Attributes:
-        gradient: The gradient, times the measurement's preconditioner.
+        gradient: The gradient, multiplied by the measurement's preconditioner.
         loss: Mean loss of the target samples.
         norm: ``sqrt(<grad L_target, D grad L_target>)`` with the preconditioner D; the Euclidean norm without one.
     """
@@ -26,12 +26,12 @@ class TargetGradient:
 
 
 def target_gradient(measurement: Measurement) -> TargetGradient | None:
-    """Takes the gradient of the mean loss over all target samples of all processes, one collective of P numbers.
+    """The gradient of the mean loss over the target samples of all ranks, by one all-reduce of P numbers.
 
-    Where parameters are sharded the backward passes sum over processes, and all read all samples, in lockstep.
+    If parameters are sharded, the backward passes reduce over ranks, and all ranks read all samples in lockstep.
 
     Returns:
-        The gradient; ``None`` where it or the loss is not finite, or there is no loss, on every process.
+        The gradient; ``None``, on every rank, if it or the loss is not finite, or there is no loss.
     """
     gradient = FlatGradient(measurement.parameters, measurement.excluded)
     loss = measurement.loss
@@ -43,7 +43,7 @@ def target_gradient(measurement: Measurement) -> TargetGradient | None:
         sums += torch.stack([value.detach().to(sums) * count, sums.new_tensor(count)])
     all_reduce_(sums)
     total_loss, samples = sums.tolist()
-    # a sharded gradient is a mean over processes that all read the same samples
+    # a sharded gradient is the mean over ranks that all read the same samples
     copies = world_size() if gradient.sharded else 1
     for buffer in gradient.buffers:
         if not gradient.sharded:
@@ -56,9 +56,9 @@ def target_gradient(measurement: Measurement) -> TargetGradient | None:
 
 
 def target_loss(measurement: Measurement) -> float:
-    """Mean loss over the target samples of all processes, by forward passes alone; every process must call it."""
+    """Mean loss over the target samples of all ranks, by forward passes only; every rank must call it."""
     parameters, loss = measurement.parameters, measurement.loss
-    # where parameters are sharded all processes run the same batches, in lockstep
+    # if parameters are sharded, all ranks run the same batches in lockstep
     probes = measurement.probes.whole() if is_sharded(parameters) else measurement.probes
     sums = torch.zeros(2, dtype=torch.float32, device=parameters[0].device)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def target_loss(measurement: Measurement) -> float:
 
 
 def _squared_norm(gradient: FlatGradient, preconditioner: Preconditioner | None) -> float:
-    """Multiplies the gradient with the preconditioner, and gives its product with what it was before."""
+    """Multiplies the gradient by the preconditioner in place; returns its inner product with the original gradient."""
     terms = []
     for index, parameter in enumerate(gradient.parameters):
         view = gradient.view(parameter)
