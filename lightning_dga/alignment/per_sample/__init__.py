@@ -1,1 +1,1 @@
-"""Gradients sample by sample, layer by layer: which layers have them, and their products with the target gradient."""
+"""Per-sample gradients by layer: which layers support them, and their inner products with the target gradient."""

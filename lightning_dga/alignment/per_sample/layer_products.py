@@ -1,4 +1,4 @@
-"""The target gradient as each layer needs it: whole, or in a few singular vectors."""
+"""Inner products of samples with the target gradient by layer, with whole matrices or a few singular vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from lightning_dga.alignment.per_sample.layers import Direction, is_transformers
 from lightning_dga.alignment.per_sample.samples import Layer, SampleDimension, contraction
 from lightning_dga.distributed import full_tensor
 
-# a matrix whose few singular vectors leave more of its norm than this is used whole; what is left out is nearly
-# orthogonal to the domains' gradients as well, so that alignments are off by a small part of it
+# a matrix is used whole if its low-rank approximation leaves a larger fraction of its norm than this; the rest is
+# nearly orthogonal to the domains' gradients too, so that the error of an alignment is a small part of it
 _MOST_LEFT_OUT = 0.15
 
 
 def checked_rank(rank: int | None) -> int | None:
-    """A usable number of singular vectors.
+    """Checks the number of singular vectors.
 
     Raises:
         ValueError: If it is not positive.
@@ -29,7 +29,7 @@ def checked_rank(rank: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class _Factors:
-    """``left @ diag(sizes) @ right.T`` of a matrix ``[out, in]``."""
+    """The approximation ``left @ diag(sizes) @ right.T`` of a matrix ``[out, in]``."""
 
     left: Tensor
     sizes: Tensor
@@ -37,14 +37,15 @@ class _Factors:
 
 
 class LayerProducts:
-    """Inner products of samples' gradients with the target's, layer by layer.
+    """Inner products of per-sample gradients with the target gradient, layer by layer.
 
     Args:
         gradient: The target gradient.
-        layers: The layers to multiply.
-        rank: How many singular vectors stand for the matrix of a linear layer; ``None`` takes it whole, and is exact.
-            With r of them a sample costs r (in + out) multiplications a token in place of in * out. Gradients of
-            matrices are close to low rank (GaLore, arXiv 2403.03507); where one is not, it is used whole.
+        layers: The layers.
+        rank: Number r of singular vectors that approximate a linear layer's matrix of the target gradient; ``None``
+            uses the whole matrix, which is exact. The approximation takes r (in + out) multiplications per token in
+            place of in * out. Gradient matrices are often close to low rank (GaLore, arXiv 2403.03507); one that is not
+            is used whole.
     """
 
     def __init__(self, gradient: FlatGradient, layers: Sequence[Layer], rank: int | None = None) -> None:
@@ -56,13 +57,13 @@ class LayerProducts:
                 self._factors[layer] = factors
 
     def contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
-        """Each sample's share of a layer, ``[rows]``, from the layer's input and its output's gradient."""
+        """A layer's contribution for each sample, ``[rows]``, from the layer's input and its output's gradient."""
         factors = self._factors.get(layer)
         if factors is not None:
             x, dy = x.to(factors.sizes.dtype), dy.to(factors.sizes.dtype)
             shares = _row_sums((dy @ factors.left) * factors.sizes * (x @ factors.right))
         elif _is_linear(layer) and x.shape[-1] < dy.shape[-1] and dy.dtype != torch.float16:
-            # the same product taken on the narrower side of the layer, where less is read and written
+            # the same product on the narrower side of the layer, which moves less memory
             shares = _row_sums((dy @ self._matrix(layer).to(dy.dtype)) * x)
         else:
             return contraction(layer, x, dy, self._of(layer))
@@ -78,7 +79,7 @@ class LayerProducts:
         return full_tensor(self._gradient.view(parameter), like=parameter)
 
     def _matrix(self, layer: Layer) -> Tensor:
-        """The part of a linear layer's weight, ``[out, in]``."""
+        """The target gradient of a linear layer's weight, ``[out, in]``."""
         part = self._part(layer.parameters["weight"])
         return part.T if is_transformers_conv1d(type(layer.module)) else part
 

@@ -1,8 +1,8 @@
-"""Which parameters' gradients can be had sample by sample, found out by running the model on a few real probes.
+"""Finds the parameters whose gradients can be separated by sample, by running the model on a few probes.
 
-A leading dimension is not taken for the samples' because its size happens to fit. The model runs in two batch sizes,
-and a row counts as a sample's only if its gradient has the weight that this sample's loss is given: tokens that were
-routed to an expert, or time before samples, do not pass.
+A leading dimension does not count as the sample dimension merely because its size matches. The model runs with two
+batch sizes, and a row counts as a sample's only if its gradient scales with the weight given to that sample's loss:
+tokens routed to an expert, or a time dimension that comes first, do not pass.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,18 +32,18 @@ from lightning_dga.distributed import all_reduce_, to_local
 _TRIAL_SIZE = 8
 
 _Call = tuple[torch.Size, torch.Size] | None
-"""Shapes of the input and the output; ``None`` of a call that no layer by sample can have."""
+"""Shapes of the input and the output; ``None`` for a call that cannot be separated by sample."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which layers are seen by sample, and which parameters are used elsewhere too; the same on every process.
+    """Which layers are separated by sample, and which parameters are used elsewhere too; the same on every rank.
 
     Attributes:
         layers: The layers, in the order of the model's modules.
-        leftovers: Indices of the measured parameters that have a use outside of these layers.
-        proven: Whether every layer had a gradient that told the samples apart. Before the first step of a LoRA half of
-            its layers have none; the plan is right while that is so, and is to be made again.
+        uncovered: Indices of the measured parameters that have a use outside of these layers.
+        proven: Whether every layer had a gradient that distinguishes the samples. Before the first step of a LoRA model
+            half of its layers have zero gradients; the plan is right while that lasts, and must then be made again.
     """
 
     layers: tuple[Layer, ...]
@@ -51,7 +51,7 @@ class Plan:
     proven: bool = True
 
     def without(self, layers: Iterable[Layer]) -> "Plan":
-        """The plan that leaves all parameters of some layers to be measured in another way."""
+        """The plan with all parameters of some layers moved to the uncovered ones."""
         dropped = set(layers)
         uses = {index for layer in dropped for index in layer.parameters.values()}
         return replace(
@@ -62,16 +62,16 @@ class Plan:
 
 
 def signature(measurement: Measurement) -> tuple[Any, ...]:
-    """What a plan holds for: where this changes, it has to be made again."""
+    """What a plan is valid for: if this changes, the plan has to be made again."""
     modules = [(id(m), type(m), m.training, "forward" in vars(m)) for m in measurement.module.modules()]
     return (*modules, *map(id, measurement.parameters))
 
 
 def make_plan(measurement: Measurement) -> Plan:
-    """Tries the model out; every process calls it.
+    """Makes a plan by running the model; every rank must call it.
 
     Raises:
-        EstimatorRefusal: If the loss has no value for each sample, or one that depends on the others in its batch.
+        EstimatorRefusal: If the loss has no value per sample, or a sample's value depends on the others in its batch.
     """
     trial = _Trial(measurement)
     losses, calls = trial.observe(trial.more)
@@ -96,7 +96,7 @@ def make_plan(measurement: Measurement) -> Plan:
 
 
 class _Trial:
-    """Two batches of probes, the second without the last sample of the first, and what the model does with them."""
+    """Runs the model on two batches of probes, the second without the last sample of the first."""
 
     def __init__(self, measurement: Measurement) -> None:
         self._measurement = measurement
@@ -118,7 +118,7 @@ class _Trial:
         ]
 
     def observe(self, probe: ProbeBatch) -> tuple[Tensor, dict[Layer, list[_Call]]]:
-        """The samples' losses, and the shapes that each candidate was called with."""
+        """The samples' losses, and the shapes of each candidate layer's calls."""
         calls: dict[Layer, list[_Call]] = {layer: [] for layer in self.candidates}
 
         def call(layer: Layer, *args: Any, **kwargs: Any) -> Any:
@@ -134,20 +134,20 @@ class _Trial:
         return losses.detach(), calls
 
     def bears_a_row_for_each_sample(self, layer: Layer, losses: Tensor) -> bool:
-        """Whether the model goes on as before when a layer whose output was one for all gives one for each."""
+        """Whether the losses stay the same if a layer whose output is shared by all samples gives a row per sample."""
         if layer.rows is SampleDimension.SAMPLES:
             return True
         try:
             with per_sample_forwards([layer], self._size, lambda layer, x, y: layer.by_sample(y, self._size)):
                 found = self._losses(self.more).detach()
-        except Exception:  # whatever the model makes of a shape that it does not expect
+        except Exception:  # the model may raise anything for an unexpected shape
             return False
         return torch.allclose(found, losses, rtol=1e-4, atol=1e-6, equal_nan=True)
 
     def weigh(self, layers: Sequence[Layer]) -> tuple[list[bool], frozenset[int], bool]:
-        """Which layers' rows have the weights of the samples, what else uses parameters, and if all had a gradient."""
+        """Which layers' rows scale with sample weights, which parameters are uncovered, and if all had gradients."""
         even, uncovered = self._row_norms(layers, torch.ones(self._size))
-        # powers of two, which no rounding changes
+        # powers of two, by which multiplication is exact
         weights = torch.pow(2.0, -torch.arange(self._size))
         uneven, _ = self._row_norms(layers, weights)
         told_apart = [
@@ -165,7 +165,7 @@ class _Trial:
         )
 
     def _row_norms(self, layers: Sequence[Layer], weights: Tensor) -> tuple[list[Tensor | None], set[int]]:
-        """Squared norms of the rows of the layers' output gradients, and the parameters that autograd still finds."""
+        """Squared norms of the rows of the layers' output gradients, and parameters that autograd still reaches."""
         measurement, size = self._measurement, self._size
         leaf = torch.zeros(size, device=self._device, requires_grad=True)
         norms: dict[Layer, Tensor | None] = {layer: leaf.new_zeros(size) for layer in layers}
@@ -206,7 +206,7 @@ class _Trial:
         return losses
 
     def agreed(self, flags: Sequence[bool]) -> list[bool]:
-        """Which flags are set on every process."""
+        """Which flags are set on every rank."""
         if not flags:
             return []
         objections = torch.tensor([0.0 if flag else 1.0 for flag in flags], device=self._device)
@@ -219,7 +219,7 @@ class _Trial:
 
 
 def _rows(more: Sequence[_Call], fewer: Sequence[_Call], size: int, fewer_size: int) -> SampleDimension | None:
-    """Where the samples are in a layer's input, going by the shapes of all of its calls."""
+    """The sample dimension of a layer's input, inferred from the shapes of all of its calls."""
     if not more or len(more) != len(fewer) or None in more or None in fewer:
         return None
     pairs = [(a, b) for a, b in zip(more, fewer, strict=True) if a is not None and b is not None]

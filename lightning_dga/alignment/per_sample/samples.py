@@ -1,8 +1,8 @@
-"""Layers seen by sample: a pass in which each layer's use of its parameters shows up sample by sample.
+"""Passes in which each layer's contribution to the inner products is separated by sample.
 
-Inside :func:`per_sample_forwards` autograd does not see the layers use their parameters. Their outputs go through
-:class:`SampleContraction` instead, which adds each sample's share to the gradient of one small leaf. What autograd
-still finds for a parameter is a use outside the layers, so nothing can get lost between the two.
+Inside :func:`per_sample_forwards` the layers' use of their parameters is hidden from autograd. Their outputs go through
+:class:`SampleContraction` instead, which adds each sample's contribution to the gradient of one small leaf. Any
+gradient that autograd still finds for a parameter is from a use outside of these layers, so no use is lost.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,25 +19,25 @@ from lightning_dga.alignment.per_sample.layers import Direction, Tangent, parame
 
 
 class SampleDimension(Enum):
-    """Where a layer's input has the samples of the batch."""
+    """The position of the batch's samples in a layer's input."""
 
     SAMPLES = auto()
-    """The leading dimension: one row for each."""
+    """The leading dimension has one row per sample."""
     BROADCAST = auto()
-    """The leading dimension is 1, as of positions ``[1, T]``."""
+    """The leading dimension is 1, as for positions ``[1, T]``."""
     ABSENT = auto()
-    """The input is the same for all, as positions ``[T]`` are."""
+    """The input has no sample dimension and is shared by all samples, as for positions ``[T]``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A module whose parameters' gradients can be had by sample.
+    """A module whose parameter gradients can be separated by sample.
 
     Attributes:
         module: The module.
         tangent: The derivative of its output; see :func:`~lightning_dga.alignment.per_sample.layers.tangent_of`.
-        parameters: Its parameters that are measured: name in the module to index among the measured ones.
-        rows: Where its input has the samples.
+        parameters: Its measured parameters: name in the module to index among all measured parameters.
+        rows: The position of the samples in its input.
     """
 
     module: nn.Module
@@ -46,20 +46,20 @@ class Layer:
     rows: SampleDimension = SampleDimension.SAMPLES
 
     def fits(self, shape: torch.Size, size: int) -> bool:
-        """Whether an input's shape is as :attr:`rows` says, for a batch of ``size`` samples."""
+        """Whether an input's shape matches :attr:`rows` for a batch of ``size`` samples."""
         if self.rows is SampleDimension.ABSENT:
             return True
         return len(shape) > 0 and shape[0] == (size if self.rows is SampleDimension.SAMPLES else 1)
 
     def by_sample(self, y: Tensor, size: int) -> Tensor:
-        """The output with one row for each sample, so that each has a gradient of its own."""
+        """The output expanded to one row per sample, so that each has a gradient of its own."""
         if self.rows is SampleDimension.SAMPLES:
             return y
         return y.expand(size, *y.shape[1 if self.rows is SampleDimension.BROADCAST else 0 :])
 
 
 class MisfitError(Exception):
-    """A layer was called in another way than it is known for.
+    """A layer was called in another way than when the plan was made.
 
     Attributes:
         layer: The layer.
@@ -76,15 +76,15 @@ Contract = Callable[[Tensor, Tensor], Tensor]
 
 @contextmanager
 def per_sample_forwards(layers: Iterable[Layer], size: int, attach: Attach) -> Iterator[None]:
-    """Hides from autograd how the layers use their parameters; keep it open over the backward pass as well.
+    """Hides the layers' use of their parameters from autograd; must stay open during the backward pass.
 
     Args:
         layers: The layers.
-        size: Samples in the batch.
-        attach: Makes of ``(layer, input, output)`` what the layer gives to the model.
+        size: Number of samples in the batch.
+        attach: Called as ``attach(layer, input, output)``; returns the output that the model receives.
 
     Raises:
-        MisfitError: From the model's forward, where a layer is not called with one tensor of the rows it is known for.
+        MisfitError: From the model's forward, if a layer is not called with a single tensor of the expected rows.
     """
 
     def call(layer: Layer, *args: Any, **kwargs: Any) -> Tensor:
@@ -130,10 +130,10 @@ def lone_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | Non
 
 
 class SampleContraction(torch.autograd.Function):
-    """``y -> y``; the gradient of the leaf ``[size]`` gets ``contract(x, dy)``, one number for each sample.
+    """The identity ``y -> y``; the backward pass adds ``contract(x, dy)`` to the gradient of a leaf ``[size]``.
 
-    The input is saved as autograd saves it, so that checkpointing and hooks on saved tensors see it, and a later change
-    of it in place is an error. Nothing is multiplied before the backward pass.
+    The input is saved by ``save_for_backward``, so that activation checkpointing and saved-tensor hooks apply to it,
+    and a later in-place change of it is an error. Nothing is computed before the backward pass.
     """
 
     @staticmethod
@@ -142,7 +142,7 @@ class SampleContraction(torch.autograd.Function):
         ctx.contract = contract
         ctx.leaf = leaf.detach()
         ctx.precision = _precision(y.device.type)
-        # not a view, which could not be changed in place as `out += x` does
+        # a detached tensor and not a view, so that the model can modify it in place, as in `out += x`
         return y.detach()
 
     @staticmethod
@@ -153,16 +153,16 @@ class SampleContraction(torch.autograd.Function):
 
 
 def attached(layer: Layer, x: Tensor, y: Tensor, leaf: Tensor, contract: Contract) -> Tensor:
-    """A layer's output, by sample, with the contraction behind it."""
+    """A layer's output with one row per sample, passed through :class:`SampleContraction`."""
     result: Tensor = SampleContraction.apply(layer.by_sample(y, len(leaf)), x.detach(), leaf, contract)
     return result
 
 
 def contraction(layer: Layer, x: Tensor, dy: Tensor, direction: Direction) -> Tensor:
-    """``<dy_j, derivative of the layer's output for sample j along the direction>``, ``[size]``, float32 at least."""
+    """``<dy_j, derivative of the layer's output for sample j along the direction>``, ``[size]``, at least float32."""
     scale = None
     if dy.dtype == torch.float16:
-        # a gradient is below what float16 holds, and its products with a scaled loss above
+        # gradients can underflow in float16, and their products with those of a scaled loss can overflow
         largest = torch.stack([part.abs().amax() for part in direction.values()]).amax()
         scale = largest.clamp(min=torch.finfo(largest.dtype).tiny) * _HEADROOM
         direction, dy = {name: part / scale for name, part in direction.items()}, dy.float()
@@ -173,12 +173,12 @@ def contraction(layer: Layer, x: Tensor, dy: Tensor, direction: Direction) -> Te
     return sums if scale is None else sums * scale
 
 
-# room for sums of many products of what is at most 1 / _HEADROOM with activations
+# the direction is scaled to at most 1 / _HEADROOM, which leaves room for sums of many products with activations
 _HEADROOM = 16.0
 
 
 def _precision(device_type: str) -> AbstractContextManager[Any]:
-    """Autocast as it is now, for a backward pass that runs outside of it."""
+    """A context with the present autocast state, for a backward pass that runs outside of it."""
     enabled = torch.is_autocast_enabled(device_type)
     dtype = torch.get_autocast_dtype(device_type)
     return torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False)

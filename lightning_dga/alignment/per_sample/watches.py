@@ -1,4 +1,4 @@
-"""Watching one forward and backward pass of training: inner products with the target gradient, and nothing changed."""
+"""Watches one forward and backward pass of training for inner products with the target gradient."""
 
 import math
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from lightning_dga.alignment.per_sample.samples import (
 
 
 class Watch(Protocol):
-    """A watch over one pass, from its beginning on."""
+    """A watch over one forward and backward pass; it starts when the object is created."""
 
     def remove(self) -> None:
-        """Takes everything off the model."""
+        """Removes all hooks and patches from the model."""
         ...
 
     def add_to(self, sums: DomainSums, loss: Tensor) -> None:
-        """Adds what was seen.
+        """Adds the results of the pass.
 
         Args:
             sums: The sums of the measurement.
@@ -43,19 +43,19 @@ class Watch(Protocol):
 
     @property
     def mismatch(self) -> str | None:
-        """Why what was seen is not exact; ``None`` where nothing shows that."""
+        """Why the results are not exact; ``None`` if no check found that."""
         ...
 
 
 class SingleDomainWatch:
-    """A batch of one domain: its gradient, parameter by parameter as the backward pass finishes it.
+    """Watches a batch of one domain: takes each parameter's gradient as the backward pass finishes it.
 
-    It works for any model, and before anything is accumulated, reduced or clipped.
+    It reads gradients by hooks, before they are accumulated, reduced or clipped, and does not depend on layer types.
 
     Args:
         target: The target gradient.
-        domains: The batch's one domain, for each sample, ``[n]``.
-        factor: What the mean loss is multiplied with before the backward pass.
+        domains: Domain of each sample, ``[n]``, all the same.
+        factor: Factor by which the mean loss is multiplied before the backward pass.
     """
 
     def __init__(self, target: TargetGradient, domains: NDArray[np.int64], factor: float) -> None:
@@ -76,7 +76,7 @@ class SingleDomainWatch:
         sums.add(torch.from_numpy(self._domains[:1]), dot[None], loss[None] / self._factor, count[None])
 
     def dot(self) -> Tensor:
-        """The inner product of the target gradient with that of the batch's mean loss, a scalar."""
+        """The inner product of the target gradient with the gradient of the batch's mean loss, a scalar."""
         return total(self._terms, like=self._gradient.buffers[0]) / self._factor
 
     def remove(self) -> None:
@@ -90,21 +90,21 @@ class SingleDomainWatch:
 
 
 class PerSampleWatch:
-    """A batch of many domains: the share of each of its samples, layer by layer.
+    """Watches a batch of many domains: takes each sample's contribution layer by layer.
 
-    The loss has to be the mean over the samples of a loss that each has alone. What the domains' losses are, it does
-    not see. Whether the layers account for the whole gradient can be checked: the mean of all samples' shares is then
-    the inner product with the batch's own gradient.
+    The loss has to be the mean of per-sample losses, each independent of the other samples. The domains' losses are not
+    known from such a batch. Whether the layers account for the whole gradient can be checked: the mean of all samples'
+    inner products then equals that of the batch's own gradient.
 
     Args:
         target: The target gradient.
-        directions: The same for the layers.
-        layers: The layers, which account for all parameters.
+        directions: The target gradient by layer.
+        layers: The layers, which together cover all parameters.
         domains: Domain of each sample, ``[n]``.
-        rows: Which samples to measure.
-        factor: What the mean loss is multiplied with before the backward pass.
-        tolerance: How far the mean may be off, relative to the larger of the inner product and the target's own;
-            ``None`` checks nothing.
+        rows: Indices of the samples to measure.
+        factor: Factor by which the mean loss is multiplied before the backward pass.
+        tolerance: Allowed error of the mean, relative to the larger of the inner product and the target's own;
+            ``None`` skips the check.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class PerSampleWatch:
         self._tolerance = tolerance
         self._whole = SingleDomainWatch(target, domains, factor) if tolerance is not None else None
         device = target.gradient.buffers[0].device
-        # the samples to measure, then, apart from them so that a check changes nothing, all of them
+        # the samples to measure, and separately all samples for the check, so that a check does not change results
         parts = [torch.from_numpy(rows), *([torch.arange(len(domains))] if tolerance is not None else [])]
         self._indices = [part.to(device) for part in parts]
         self._leaf = torch.zeros(len(domains), device=device, requires_grad=True)
@@ -153,7 +153,7 @@ class PerSampleWatch:
 
     def _check(self, parts: float, whole: float) -> None:
         assert self._tolerance is not None
-        # gradients that are not finite, as a loss scaler's first ones are, say nothing
+        # non-finite gradients, such as the first ones under a loss scaler, cannot be checked
         known = math.isfinite(parts) and math.isfinite(whole)
         if known and abs(parts - whole) > self._tolerance * max(abs(whole), self._target.norm**2):
             self.mismatch = (

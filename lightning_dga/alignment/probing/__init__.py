@@ -1,1 +1,1 @@
-"""Extra passes through the user's model that leave no trace in it."""
+"""Probe passes through the user's model, after which its state is restored."""

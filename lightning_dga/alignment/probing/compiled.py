@@ -9,19 +9,19 @@ from torch._dynamo import OptimizedModule
 
 
 def eagerly() -> AbstractContextManager[Any]:
-    """A context in which nothing that ``torch.compile`` made is used, and nothing is compiled.
+    """A context in which code compiled by ``torch.compile`` is not used, and nothing is compiled.
 
-    Compiled code would not see that a module's forward is another one for a while; and compiling a probe's batch size
-    would replace the code that training runs through by one for any size.
+    Compiled code would not notice that a module's forward is temporarily replaced; and compiling for the probes' batch
+    size would replace the code that training uses by code with dynamic shapes.
     """
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module's own forward pass is compiled, in any of the ways to ask for it."""
+    """Whether a module's own forward pass is compiled, by any way of requesting it."""
     by_wrapping = isinstance(module, OptimizedModule)
     by_method = getattr(module, "_compiled_call_impl", None) is not None
-    # what Lightning leaves on a LightningModule that was compiled
+    # an attribute that Lightning sets on a compiled LightningModule
     by_lightning = getattr(module, "_compiler_ctx", None) is not None
     return by_wrapping or by_method or by_lightning

@@ -1,4 +1,4 @@
-"""Whether there is a loss that probes can measure, found out before training starts."""
+"""Checks before training starts that there is a loss that probes can measure."""
 
 from typing import Any
 
@@ -10,19 +10,19 @@ from lightning_dga.alignment.probing.writes import Writes, undo_writes, unseen
 
 
 class NoEvaluationLossError(Exception):
-    """The loss can be had in training mode only; says so, and what can be done."""
+    """The loss is available in training mode only; the message says so, and what to do about it."""
 
 
 def check_evaluation_loss(measurement: Measurement, writes: Writes) -> None:
-    """Measures one batch of the target, the same on every process.
+    """Measures one batch of the target, the same on every rank.
 
     Args:
-        measurement: What will be measured.
-        writes: What undoes the loss function's writes.
+        measurement: The measurement.
+        writes: The object that undoes the loss function's in-place writes.
 
     Raises:
-        NoEvaluationLossError: If there is a loss in training mode only, as with the detectors of torchvision.
-        StateChangedError: If the loss changes a parameter in a way that is not seen and cannot be undone.
+        NoEvaluationLossError: If there is a loss in training mode only, as with torchvision's detection models.
+        StateChangedError: If the loss changes a parameter in a way that is not detected in time to be undone.
     """
     probe = next(iter(measurement.probes.whole().target()), None)
     if probe is None:
@@ -54,7 +54,7 @@ def _has_loss_in_training(measurement: Measurement, batch: Any) -> bool:
             return _is_loss(measurement.loss, batch)
         except StateChangedError:
             raise
-        except Exception:  # whatever it is, there is no loss in this mode either
+        except Exception:  # any error means that there is no loss in this mode either
             return False
         finally:
             undo_writes()

@@ -1,7 +1,7 @@
-"""Leaves a model as it was found, whatever a probe's forward pass does to it.
+"""Restores a model after probes, whose forward passes may change it.
 
 A user's own step may log, count, move parameters, update metrics and running statistics, and draw random numbers.
-Inside :func:`isolated` all of that happens to be undone.
+:func:`isolated` undoes all of that when it ends.
 """
 
 import random
@@ -26,23 +26,23 @@ _LOGGING = ("log", "log_dict")
 def isolated(module: nn.Module, also: Iterable[Any] = ()) -> Iterator[Writes]:
     """Runs probes in evaluation mode, then restores parameters, modes, buffers, attributes, logging and random numbers.
 
-    Recurrent layers, and modules that checkpoint their activations in training mode only, stay in training mode without
-    their dropout; see :func:`~lightning_dga.alignment.probing.modes.evaluation`.
+    Recurrent layers, and modules that checkpoint their activations in training mode only, stay in training mode with
+    dropout disabled; see :func:`~lightning_dga.alignment.probing.modes.evaluation`.
 
-    Parameters that the loss moves in place are set back after each probe, so that all of them are measured at the same
-    point. Attributes are set back at the end, and what can be reached from them; see
-    :class:`~lightning_dga.alignment.probing.snapshots.Snapshot`. Class attributes, globals and files are not.
+    Parameters that the loss changes in place are restored after each probe, so that all probes are measured at the same
+    parameters. Attributes, and what can be reached from them, are restored at the end; see
+    :class:`~lightning_dga.alignment.probing.snapshots.Snapshot`. Class attributes, globals and files are not restored.
 
-    What is compiled by ``torch.compile`` runs eagerly, and nothing is compiled. What FSDP2 shards is in shards.
+    Code compiled by ``torch.compile`` runs eagerly, and nothing is compiled. FSDP2 parameters are resharded.
 
     Args:
-        module: The model, with all that hangs below it.
-        also: Other objects that the loss can reach, as optimizers and learning rate schedules.
+        module: The model, with its submodules.
+        also: Other objects that the loss can reach, such as optimizers and learning rate schedulers.
 
     Raises:
-        StateChangedError: If something changed that cannot be set back.
+        StateChangedError: If something changed that cannot be restored.
     """
-    # a forward pass without a backward, as of validation or of a probe, leaves whole parameters in the module
+    # a forward pass without a backward pass, as in validation or a probe, leaves unsharded parameters in the module
     reshard(module)
     with ExitStack() as stack:
         snapshot = Snapshot(module.modules(), also)
@@ -65,7 +65,7 @@ def _unique(tensors: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
 
 @contextmanager
 def _parameters(module: nn.Module) -> Iterator[None]:
-    """Gradients, which the loss may take by itself, and which parameters have one."""
+    """Restores ``.grad``, which the loss may compute itself, and ``requires_grad``."""
     saved = [(parameter, parameter.grad, parameter.requires_grad) for parameter in module.parameters()]
     try:
         for parameter, _, _ in saved:

@@ -1,4 +1,4 @@
-"""The loss whose gradients are aligned: found on the user's module, run under the user's precision."""
+"""The loss whose gradients are aligned: chosen from the user's module, and run under the user's precision."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,14 +15,14 @@ LossFunction = Callable[[nn.Module, Any], Tensor | None]
 
 
 def find_loss(module: nn.Module, loss_fn: LossFunction | None = None) -> LossFunction:
-    """Chooses what measures the loss of a probe batch.
+    """Chooses the function that computes the loss of a probe batch.
 
     Args:
         module: The model in training.
         loss_fn: The user's choice, ``loss_fn(module, batch)``.
 
     Returns:
-        The module's own ``alignment_loss(batch)`` where it defines one, else ``loss_fn``, else its ``training_step``.
+        The module's own ``alignment_loss(batch)`` if it defines one, else ``loss_fn``, else its ``training_step``.
     """
     if callable(getattr(module, "alignment_loss", None)):
         return _alignment_loss
@@ -40,14 +40,14 @@ class ProbeLoss:
     Args:
         module: The model.
         loss: From :func:`find_loss`.
-        forward_context: Makes the context that the precision plugin runs a training forward in.
-        scale: What the loss is multiplied by before the backward pass, so that fp16 gradients do not underflow.
-            Gradients are to be divided by it again.
+        forward_context: Returns the context in which the precision plugin runs a training forward.
+        scale: Factor by which the loss is multiplied before the backward pass, so that fp16 gradients do not underflow.
+            Gradients must be divided by it again.
         transfer: Moves a batch to the model's device as in training.
-        origin: Says where a batch's samples are from, for the message of an error.
+        origin: Describes the origin of a batch's samples, for error messages.
 
     Attributes:
-        runs: How often it has run the model.
+        runs: Number of runs of the model so far.
     """
 
     def __init__(
@@ -70,31 +70,31 @@ class ProbeLoss:
         self._any = False
 
     def __call__(self, batch: Any, *, with_graph: bool = True) -> Tensor:
-        """The mean loss of a batch, a scalar of at least float32; not scaled yet.
+        """The mean loss of a batch, an unscaled scalar of at least float32.
 
-        A step that returns no loss, as Lightning allows it to skip a batch, gives NaN without a graph.
+        A step that returns no loss, as Lightning allows in order to skip a batch, gives NaN without a graph.
 
         Args:
             batch: Collated samples.
             with_graph: Whether a backward pass will follow.
 
         Raises:
-            TypeError: If the loss is not a tensor, or never was one.
+            TypeError: If the loss is not a tensor, or has never been one so far.
             ValueError: If it is neither a scalar nor one loss per sample, or depends on no trainable parameter.
         """
         return self._measure(batch, with_graph=with_graph).mean()
 
     def of_samples(self, batch: Any, *, with_graph: bool = True) -> Tensor:
-        """The loss of each sample of a batch, ``[n]``, of at least float32; not scaled yet.
+        """The unscaled loss of each sample of a batch, ``[n]``, of at least float32.
 
-        Where there is no loss, it is one NaN, ``[1]``, without a graph.
+        If there is no loss, it is a single NaN, ``[1]``, without a graph.
 
         Args:
             batch: Collated samples.
             with_graph: Whether a backward pass will follow.
 
         Raises:
-            MeanLossError: If the module gives only their mean.
+            MeanLossError: If the module returns only their mean.
         """
         losses = self._measure(batch, with_graph=with_graph)
         if losses.ndim == 0:
@@ -105,7 +105,7 @@ class ProbeLoss:
         return losses
 
     def precision(self, parameters: Sequence[nn.Parameter]) -> torch.dtype:
-        """The least precise type that the loss is computed in."""
+        """The least precise dtype that the loss is computed in."""
         device = parameters[0].device.type
         with self._forward_context():
             cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
@@ -117,7 +117,7 @@ class ProbeLoss:
         try:
             return self._checked(self._transfer(batch), with_graph=with_graph)
         except Exception as error:
-            # errors of this package are signals between its parts
+            # errors of this package's own types are control flow and are not annotated
             if (origin := self._origin(batch)) and not type(error).__module__.startswith("lightning_dga"):
                 add_origin(error, origin)
             raise
@@ -125,7 +125,7 @@ class ProbeLoss:
     def _checked(self, batch: Any, *, with_graph: bool) -> Tensor:
         with self._forward_context(), loss_measured(with_graph=with_graph):
             loss = self._loss(self._module, batch)
-        # a function of one's own that has never returned anything rather lacks its `return`
+        # a user function that has never returned anything probably lacks a `return`
         skipped = loss is None and (self._any or uses_training_step(self._loss))
         if skipped or (isinstance(loss, Tensor) and loss.numel() == 0):
             device = next(self._module.parameters()).device
@@ -143,7 +143,7 @@ class ProbeLoss:
 
 
 class MeanLossError(ValueError):
-    """One loss per sample is needed, and the module gives their mean."""
+    """One loss per sample is needed, but the module returns only their mean."""
 
 
 def _alignment_loss(module: Any, batch: Any) -> Any:
@@ -151,7 +151,7 @@ def _alignment_loss(module: Any, batch: Any) -> Any:
 
 
 def training_step_loss(module: Any, batch: Any) -> Any:
-    """The loss that the module's own ``training_step`` returns for a batch; ``None`` where it skips the batch."""
+    """The loss that the module's own ``training_step`` returns for a batch; ``None`` if it skips the batch."""
     arguments = [batch, 0][: _positional_parameters(module.training_step)]
     output = module.training_step(*arguments)
     return output.get("loss") if isinstance(output, Mapping) else output

@@ -1,4 +1,4 @@
-"""In which mode a model's modules run while it is measured."""
+"""Training and evaluation mode of a model's modules during a measurement."""
 
 import re
 import types
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import CheckpointFunction, checkpoint
 _CHECKPOINTS = re.compile(
     r"checkpoint(ing|ed|s)?(_sequential|_fn|_func|_wrapper|_blocks|_layers)?$|remat|(^|_)ckpt$|^with_cp$"
 )
-# methods of every LightningModule that are about files
+# methods of every LightningModule whose names mention checkpoints in the sense of files
 _FILES = re.compile(r"(^|_)(save|load|from)_")
 _LIBRARIES = frozenset({"torch", "lightning", "lightning_fabric", "pytorch_lightning", "torchmetrics", "builtins"})
 _NOISE = re.compile(r"drop|stochasticdepth|noise", re.IGNORECASE)
@@ -27,11 +27,11 @@ _NOISE = re.compile(r"drop|stochasticdepth|noise", re.IGNORECASE)
 
 @contextmanager
 def evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, but for what needs training mode to have a backward pass, or to have one within memory.
+    """Evaluation mode, except for modules that need training mode for a backward pass, or for one within memory.
 
-    Evaluation mode takes dropout's noise out of the gradients, and keeps the samples of a batch apart in normalisation
-    layers that would mix them. In training mode, without dropout, are recurrent layers, for which cuDNN has no backward
-    pass in evaluation mode, and modules that checkpoint their activations in training mode only.
+    Evaluation mode removes dropout noise from the gradients, and prevents normalisation layers from mixing the samples
+    of a batch. Recurrent layers, for which cuDNN has no backward pass in evaluation mode, and modules that checkpoint
+    their activations in training mode only stay in training mode, with dropout disabled.
     """
     with _modes(module, [child for child in module.modules() if _needs_training(child)]):
         yield
@@ -39,9 +39,9 @@ def evaluation(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training(module: nn.Module) -> Iterator[None]:
-    """Training mode as far as it adds no noise and mixes no samples: torch's own layers, and dropouts, do not train.
+    """Training mode without noise or mixing of samples: torch's own layers, and dropouts, stay in evaluation mode.
 
-    What the code of a user's module does only in training mode, it does here.
+    Code of a user's module that runs only in training mode does run.
     """
     with _modes(module, [child for child in module.modules() if isinstance(child, nn.RNNBase) or not _is_noisy(child)]):
         yield
@@ -49,10 +49,11 @@ def training(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def checkpoints_without_reentrance() -> Iterator[None]:
-    """Checkpointing with ``use_reentrant=True`` is done in the other way, which allows gradients of chosen tensors.
+    """Replaces activation checkpointing with ``use_reentrant=True`` by the non-reentrant variant.
 
-    The reentrant way accumulates into ``.grad`` whatever was asked for. There wait the hooks of
-    ``DistributedDataParallel``, which counts how often each parameter gets a gradient and would count probes too.
+    Only the latter supports gradients of chosen tensors. The reentrant variant accumulates into ``.grad`` of all
+    parameters, which triggers the hooks of ``DistributedDataParallel``; these count the gradients of each parameter and
+    would count those of probes too.
     """
 
     def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
@@ -85,7 +86,7 @@ def _modes(module: nn.Module, training: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _dropouts(module: nn.Module) -> dict[str, float]:
-    """Attributes that hold a probability of dropping something, layers and paths included."""
+    """Attributes that hold a drop probability, including those of layer drop and drop path."""
     return {name: value for name, value in vars(module).items() if type(value) is float and "drop" in name.lower()}
 
 
@@ -95,7 +96,7 @@ def _is_noisy(module: nn.Module) -> bool:
 
 
 def _is_torchs_own(kind: type) -> bool:
-    # not going by the class alone: FSDP2 makes one of its own of a user's
+    # checks base classes too, because FSDP2 derives a class of its own from the user's
     return all(base.__module__.split(".")[0] in ("torch", "builtins", "typing", "abc") for base in kind.__mro__)
 
 
@@ -109,7 +110,7 @@ def _needs_training(module: nn.Module) -> bool:
 
 
 def _is_flag(name: str, value: Any) -> bool:
-    # a number, as of the layers to checkpoint, is a flag too
+    # a number, such as the number of layers to checkpoint, counts as a flag too
     return isinstance(value, (bool, int)) and _is_of_checkpoints(name)
 
 
@@ -128,7 +129,7 @@ def _flag_names(kind: type) -> list[str]:
 
 
 def _checkpoints_in_training(kind: type) -> bool:
-    """Whether the code of a class speaks of checkpointing as well as of training mode."""
+    """Whether the code of a class refers to both checkpointing and training mode."""
     names = {name for base in kind.__mro__ for name in _names_in(base)}
     return "training" in names and any(map(_is_of_checkpoints, names))
 
@@ -160,9 +161,9 @@ _WITH_A_MODE = ("batch_norm", "multi_head_attention_forward", "rrelu")
 
 @contextmanager
 def _functions_without_noise() -> Iterator[None]:
-    """Functional dropout, as modules that are kept in training mode call it, does nothing.
+    """Disables functional dropout, which modules that are kept in training mode may call.
 
-    A mode of torch that overrides functions would not do: it is not in force while a backward pass recomputes.
+    A ``TorchFunctionMode`` would not suffice: it is not active while a backward pass recomputes activations.
     """
     with ExitStack() as stack:
         for owner, names in _DROPOUTS.items():
@@ -181,7 +182,7 @@ def _nothing_dropped(input: Tensor, *_: Any, **__: Any) -> Tensor:
 
 def _in_evaluation_mode(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     given = signature(function).bind(*args, **kwargs)
-    # without running statistics there is no other mode
+    # without running statistics there is no evaluation mode
     if given.arguments.get("running_mean", function) is not None:
         given.arguments["training"] = False
     return function(*given.args, **given.kwargs)

@@ -1,4 +1,4 @@
-"""Where the samples of a probe batch are from, for the message of what fails on it."""
+"""The origin of a probe batch's samples, for the messages of errors raised on it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,11 +10,11 @@ _SHOWN = 3
 
 
 class NamedProbes:
-    """Probes that remember which domains their batches are of.
+    """Probes that record which domains their batches are from.
 
     Args:
         probes: The probes.
-        names: Names of what is measured, in the order of the batches' numbers.
+        names: Names of the measured domains or mixtures, by domain number.
         target: Name of the target.
     """
 
@@ -24,22 +24,22 @@ class NamedProbes:
         self._probes = probes
         self._names = names
         self._target = target
-        # by identity: a batch that is being measured is alive, so its number is no other's
+        # by `id`: a batch that is being measured is alive, so its `id` is unique
         self._origins: dict[int, str] = {} if origins is None else origins
 
     @property
     def batch_size(self) -> int:
-        """Samples in one batch at most."""
+        """Maximum number of samples per batch."""
         return self._probes.batch_size
 
     @property
     def samples(self) -> int:
-        """Samples of all domains, over all processes."""
+        """Number of samples of all domains, over all ranks."""
         return self._probes.samples
 
     @property
     def target_samples(self) -> int:
-        """Samples of the target set, over all processes."""
+        """Number of samples of the target set, over all ranks."""
         return self._probes.target_samples
 
     def target(self) -> Iterator[ProbeBatch]:
@@ -65,7 +65,7 @@ class NamedProbes:
         return NamedProbes(self._probes.in_batches_of(most), self._names, self._target, self._origins)
 
     def origin(self, batch: object) -> str:
-        """Where the samples of a batch are from; empty where it is none of these probes'."""
+        """The origin of a batch's samples; empty if the batch is not from these probes."""
         return self._origins.get(id(batch), "")
 
     def _noted(self, probes: Iterator[ProbeBatch]) -> Iterator[ProbeBatch]:
@@ -83,7 +83,7 @@ class NamedProbes:
 
 
 def add_origin(error: Exception, origin: str) -> None:
-    """Says in an error's message where the batch that it was raised for is from; its type stays."""
+    """Adds the origin of the failing batch to an error's message; the type of the error stays the same."""
     where = f"in the loss of a probe of {origin}"
     if error.args and isinstance(error.args[0], str) and str(error) == error.args[0]:
         error.args = (f"{error.args[0]} ({where})", *error.args[1:])

@@ -1,4 +1,4 @@
-"""What alignments are measured on, as every estimator asks for it."""
+"""The protocol of probes, the samples that alignments are measured on."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ class ProbeBatch(Protocol):
 
     @property
     def domains(self) -> NDArray[np.int64]:
-        """Domain of each sample, ``[n]``; -1 for one of the target set, and for one that is not to be counted."""
+        """Domain of each sample, ``[n]``; -1 for a sample of the target set, or one that is not counted."""
         ...
 
     @property
@@ -27,44 +27,44 @@ class ProbeBatch(Protocol):
 
 
 class Probes(Protocol):
-    """The samples of one measurement. Each method may be called again, and gives the same samples again."""
+    """The samples of one measurement. Repeated calls of a method return the same samples."""
 
     @property
     def batch_size(self) -> int:
-        """Samples in one batch at most."""
+        """Maximum number of samples per batch."""
         ...
 
     @property
     def samples(self) -> int:
-        """Samples of all domains, over all processes."""
+        """Number of samples of all domains, over all ranks."""
         ...
 
     @property
     def target_samples(self) -> int:
-        """Samples of the target set, over all processes."""
+        """Number of samples of the target set, over all ranks."""
         ...
 
     def target(self) -> Iterator[ProbeBatch]:
-        """This process's share of the target samples."""
+        """This rank's share of the target samples."""
         ...
 
     def by_domain(self, only: Sequence[int] | None = None) -> Iterator[ProbeBatch]:
-        """This process's share of the domains' samples (of ``only`` these, if given), one domain in each batch."""
+        """This rank's share of the samples of all domains, or of those in ``only``, with one domain per batch."""
         ...
 
     def mixed(
         self, only: Sequence[int] | None = None, most: int | None = None, *, in_turn: bool = False
     ) -> Iterator[ProbeBatch]:
-        """The same share in batches of many domains (of ``most`` samples at most), as many on every process.
+        """The same share in batches of many domains, of at most ``most`` samples, with equally many on every rank.
 
-        The samples of a domain follow one another; ``in_turn`` takes one of each domain before another of the first.
+        The samples of a domain are consecutive; with ``in_turn`` the domains alternate sample by sample.
         """
         ...
 
     def whole(self) -> "Probes":
-        """The same samples, all of them read by this process."""
+        """The same samples, all of them read by this rank."""
         ...
 
     def in_batches_of(self, most: int) -> "Probes":
-        """The same samples, in batches of ``most`` at most, as when larger ones do not fit into memory."""
+        """The same samples in batches of at most ``most``, for use when larger ones do not fit into memory."""
         ...

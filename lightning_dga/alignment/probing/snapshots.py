@@ -1,6 +1,6 @@
-"""The Python state of a model: what a training step counts, collects and draws, remembered and set back.
+"""Snapshots of a model's Python state, such as counters, lists and random number generators, and their restoration.
 
-Objects keep their identity: a list is refilled and not replaced, so that whoever else holds it sees the same.
+Objects keep their identity: a list is refilled and not replaced, so that other references to it stay valid.
 """
 
 import copy
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-# larger tensors are not copied beforehand, but when they are written to; see `writes`
+# larger tensors are not copied in advance, but when they are first written to; see `writes`
 _SMALL = 4096
-# arrays above this size (bytes) are compared by a checksum, and a change of them is an error
+# arrays above this size (bytes) are only compared by checksum, and a change of them is an error
 _LARGE_ARRAY = 1 << 26
-# of a collection of more members than this, only the collection itself is set back
+# for a collection with more members than this, only the collection itself is restored
 _MOST_MEMBERS = 100_000
 
 _MODULE_INTERNALS = frozenset(vars(nn.Module()))
@@ -35,7 +35,7 @@ _ATOMS = frozenset(
     | {types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type(Ellipsis)}
     | {weakref.ref, weakref.ProxyType, weakref.CallableProxyType}
 )
-# objects of these packages live with threads, files, other processes or the Trainer, and are left alone
+# objects of these packages depend on threads, files, other processes or the Trainer, and are not restored
 _LEFT_ALONE = frozenset(
     {"lightning", "lightning_fabric", "pytorch_lightning", "lightning_dga", "torch", "torchvision", "torchaudio"}
     | {"transformers", "tokenizers", "datasets", "wandb", "mlflow", "tensorboard", "tensorboardX", "comet_ml"}
@@ -56,23 +56,23 @@ _RESTARTABLE = (
 
 
 class StateChangedError(RuntimeError):
-    """A probe changed, or would change, something that cannot be set back."""
+    """A probe changed, or would change, something that cannot be restored."""
 
 
 class Snapshot:
-    """Remembers the state that hangs below some modules and objects.
+    """A snapshot of the state reachable from modules and objects.
 
-    Covered, in containers and plain objects at any depth: lists, dicts, sets, deques and what derives from them, NumPy
-    arrays, small tensors, random number generators of torch, NumPy and :mod:`random`, attributes of objects, modules
-    that are not registered, optimizers and learning rate schedules. What an iterator yields cannot be put back: until
-    :meth:`restore` the probes see a copy of it, or an object in its place that says so when it is asked for more.
+    Covered, in containers and plain objects at any depth: lists, dicts, sets, deques and their subclasses, NumPy
+    arrays, small tensors, random number generators of torch, NumPy and :mod:`random`, attributes of objects,
+    unregistered modules, optimizers and learning rate schedulers. Items taken from an iterator cannot be put back:
+    until :meth:`restore`, probes see a copy of the iterator, or a placeholder that raises when an item is taken.
 
     Args:
-        modules: Registered modules; of their tensors only those among their plain attributes are remembered.
+        modules: Registered modules; of their tensors only those among their plain attributes are covered.
         also: Other objects.
 
     Attributes:
-        tensors: The tensors that were found and are too large to be copied beforehand, with where they are.
+        tensors: The tensors that were found and are too large to be copied in advance, with their paths.
     """
 
     def __init__(self, modules: Iterable[nn.Module], also: Iterable[Any] = ()) -> None:
@@ -80,7 +80,7 @@ class Snapshot:
         self._restores: list[Callable[[], Any]] = []
         self._stand_ins: list[Callable[[], None]] = []
         self._seen: dict[int, Any] = {}
-        # outermost first, so that what a module holds is named by the shortest way to it
+        # outermost first, so that an object is named by the shortest path to it
         self._waiting: deque[tuple[str, Any]] = deque()
         own = list(modules)
         self._seen.update((id(module), module) for module in own)
@@ -93,7 +93,7 @@ class Snapshot:
             put_in_place()
 
     def restore(self) -> None:
-        """Sets everything back.
+        """Restores everything.
 
         Raises:
             StateChangedError: If something changed that was too large to be copied.
@@ -188,7 +188,7 @@ class Snapshot:
 
 
 class _Spent:
-    """Stands for an iterator while probes run."""
+    """A placeholder for an iterator during probes."""
 
     def __init__(self, path: str, iterator: Any) -> None:
         self._path = path
@@ -209,7 +209,7 @@ class _Spent:
 
 
 def refill_tensor(tensor: Tensor, content: Tensor) -> None:
-    """Gives a tensor back its content, where that is another now."""
+    """Restores a tensor's content if it has changed."""
     with torch.no_grad():
         if tensor.shape != content.shape or tensor.dtype != content.dtype:
             tensor.data = content
@@ -218,10 +218,10 @@ def refill_tensor(tensor: Tensor, content: Tensor) -> None:
 
 
 def _same_bits(tensor: Tensor, content: Tensor) -> bool:
-    # nan equals itself here, and -0.0 does not equal 0.0
+    # bitwise: NaN equals itself, and -0.0 does not equal 0.0
     try:
         return torch.equal(tensor.contiguous().view(torch.uint8), content.contiguous().view(torch.uint8))
-    except RuntimeError:  # a type that has no view as bytes
+    except RuntimeError:  # a dtype that cannot be viewed as bytes
         return False
 
 
@@ -242,7 +242,7 @@ def _generator(value: Any) -> Callable[[], Any] | None:
 def _is_iterator(value: Any) -> bool:
     if not hasattr(type(value), "__next__") or isinstance(value, io.IOBase):
         return False
-    # an iterator in Python holds what it goes through, which is found there
+    # an iterator written in Python keeps its state in attributes, which are covered there
     return not _is_plain(value)
 
 
@@ -258,7 +258,7 @@ def _stand_in(path: str, iterator: Any) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether an object's attributes are looked into."""
+    """Whether an object's attributes are searched."""
     kind = type(value)
     if isinstance(value, nn.Module):
         return True
@@ -267,11 +267,11 @@ def _is_plain(value: Any) -> bool:
     if kind.__module__.startswith(_LOOKED_INTO):
         return True
     if any(base.__module__.split(".")[0] in _LEFT_ALONE for base in kind.__mro__):
-        # a user's own optimizer, scheduler or generator is one of torch's too
+        # covers subclasses by the user of torch's optimizers, schedulers and generators
         return any(base.__module__.startswith(_LOOKED_INTO) for base in kind.__mro__)
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict):
-        # with a lock, it has another thread to share with
+        # an object with a lock is shared with another thread
         return not any(type(member).__module__ in ("_thread", "threading") for member in attributes.values())
     return bool(_slots(kind))
 
@@ -312,14 +312,14 @@ def _refill_deque(members: deque[Any], content: list[Any]) -> None:
 
 
 def _refill_set(members: set[Any], content: set[Any]) -> None:
-    # by identity where members hash by it, else by value, which is then the same
+    # compared by identity if members hash by identity, else by value
     if members != content:
         members.clear()
         members.update(content)
 
 
 def _refill_dict(members: dict[Any, Any], content: dict[Any, Any]) -> None:
-    # not by a subclass's own methods, which may do more than to hold things
+    # uses `dict`'s methods and not those of a subclass, which may have side effects
     kind = OrderedDict if isinstance(members, OrderedDict) else dict
     same = len(members) == len(content) and all(
         a is b and x is y for (a, x), (b, y) in zip(kind.items(members), content.items(), strict=True)

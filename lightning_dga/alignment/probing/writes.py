@@ -1,8 +1,8 @@
-"""Writes into parameters and other tensors by the user's own loss function: seen, and undone.
+"""Detects and undoes in-place writes to parameters and other tensors by the user's own loss function.
 
 A momentum teacher that moves with every step, weights that are normalised in place, or an embedding with ``max_norm``
-would otherwise move with every probe. A tensor is copied when it is first written to, so that a model whose loss writes
-to nothing, which is nearly every one, needs no memory for this.
+would otherwise change with every probe. A tensor is copied when it is first written to, so that a model whose loss does
+not write in place, which is the usual case, needs no memory for this.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ _open: ContextVar["Writes | None"] = ContextVar("lightning_dga_writes", default=
 
 
 class Writes:
-    """Undoes what the loss function does to some tensors.
+    """Undoes in-place writes of the loss function to a set of tensors.
 
     Args:
         tensors: The tensors, with their names.
@@ -45,13 +45,13 @@ class Writes:
 
     @contextmanager
     def seen(self, *, undo: bool) -> Iterator[None]:
-        """Sees what is written inside.
+        """Detects writes within the block.
 
         Args:
-            undo: Whether to undo it at the end. Before the backward pass it would change what that pass uses.
+            undo: Whether to undo them at the end. Undoing before the backward pass would change what that pass uses.
 
         Raises:
-            StateChangedError: If a tensor was written to in a way that cannot be seen before it is done.
+            StateChangedError: If a tensor was written to in a way that cannot be intercepted.
         """
         self.undo()
         versions = [alias._version for _, _, alias in self._tensors]
@@ -64,19 +64,19 @@ class Writes:
                 self.undo()
 
     def before_write(self, tensor: Tensor) -> None:
-        """Notes that a tensor, or a view of one, is about to be written to."""
+        """Must be called before a tensor, or a view of one, is written to."""
         key = _key(tensor)
         if key in self._watched and key not in self._saved:
             storage = to_local(tensor).untyped_storage()
             self._saved[key] = storage, storage.clone()
 
     def before_replacement(self) -> None:
-        """Notes that a tensor is about to get another memory."""
+        """Must be called before a tensor's storage is replaced."""
         self._replaced = True
 
     @torch.no_grad()
     def undo(self) -> None:
-        """Sets back all that was written since the last time."""
+        """Undoes all writes since the last call."""
         if self._replaced:
             for (_, tensor, alias), key in zip(self._tensors, self._keys, strict=True):
                 if _key(tensor) != key:
@@ -87,11 +87,11 @@ class Writes:
 
     @torch.no_grad()
     def checksums(self) -> list[int]:
-        """A number of each tensor that another content would hardly have."""
+        """A checksum of each tensor's content."""
         return [_checksum(tensor) for _, tensor, _ in self._tensors]
 
     def differing(self, checksums: Sequence[int]) -> list[str]:
-        """Names of the tensors whose content is another than it was."""
+        """Names of the tensors whose checksums differ."""
         pairs = zip(self._tensors, checksums, self.checksums(), strict=True)
         return [name for (name, _, _), before, now in pairs if before != now]
 
@@ -122,7 +122,7 @@ class _SeesWrites(TorchFunctionMode):
 
 @contextmanager
 def undone(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Writes]:
-    """Undoes what the losses that are measured inside write into some tensors."""
+    """Undoes in-place writes to some tensors by the losses that are measured within the block."""
     writes = Writes(tensors)
     token = _open.set(writes)
     try:
@@ -134,7 +134,7 @@ def undone(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Writes]:
 
 @contextmanager
 def loss_measured(*, with_graph: bool) -> Iterator[None]:
-    """Surrounds each call of the loss function; what it wrote is undone after its backward pass, if there is one."""
+    """Wraps each call of the loss function; its writes are undone after the backward pass, or at once without one."""
     writes = _open.get()
     if writes is None:
         yield
@@ -144,14 +144,14 @@ def loss_measured(*, with_graph: bool) -> Iterator[None]:
 
 
 def undo_writes() -> None:
-    """To be called after a backward pass."""
+    """Undoes the writes of the loss function; must be called after a backward pass."""
     writes = _open.get()
     if writes is not None:
         writes.undo()
 
 
 def unseen(name: str) -> str:
-    """What is said of a tensor that was changed behind our back."""
+    """The error message for a tensor that was changed without being detected in time."""
     return (
         f"Measuring the loss changed `{name}`, in a way that cannot be undone. Define `alignment_loss(batch)` on the "
         "module, or give the callback `loss_fn(pl_module, batch)`, that leaves it alone."
@@ -159,14 +159,14 @@ def unseen(name: str) -> str:
 
 
 def _written(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Iterable[Any]:
-    """The arguments that a function of torch writes to, tensors or lists of them."""
+    """The arguments that a torch function writes to, tensors or lists of tensors."""
     name = getattr(func, "__name__", "")
     if "out" in kwargs:
         return (kwargs["out"],)
     if name.startswith("_fused_"):
         return args
     if name.startswith("embedding"):
-        # the rows that are looked up are scaled down to it, in place
+        # `max_norm` scales the rows that are looked up in place
         return args[1:2] if kwargs.get("max_norm") is not None else ()
     in_place = (name.endswith("_") and not name.endswith("__") and name not in _HARMLESS) or name in _OPERATORS
     if in_place or kwargs.get("inplace"):
@@ -175,7 +175,7 @@ def _written(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, An
 
 
 def _key(tensor: Tensor) -> Any:
-    """The memory of a tensor; ``None`` where it has none of its own."""
+    """A key of a tensor's storage; ``None`` if it has no storage."""
     try:
         part = to_local(tensor)
         pointer = part.untyped_storage().data_ptr() if part.numel() else 0
@@ -194,6 +194,6 @@ def _checksum(tensor: Tensor) -> int:
     places = torch.arange(1, min(len(flat), _PART) + 1, device=flat.device)
     for start in range(0, len(flat), _PART):
         piece = flat[start : start + _PART].long()
-        # weighted by their places, so that an exchange of two shows
+        # weighted by position, so that swapping two values changes the checksum
         sums = sums * 31 + (piece * places[: len(piece)]).sum()
     return int(sums)
