@@ -1,1 +1,1 @@
-"""The commands: ``dga-train``, ``dga-domains``, ``dga-report``, and the plan of a run."""
+"""The commands ``dga-train``, ``dga-domains`` and ``dga-report``, and the cost plan of a run."""

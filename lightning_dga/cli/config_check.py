@@ -1,7 +1,7 @@
-"""What is wrong with the values of a config, by key, before anything is read or made.
+"""Checks the values of a config by key, before any data is read or any object is made.
 
-Every ``_target_`` of a config is a class or function whose signature says what its keys may be: a name that it does not
-take, or a value of another type, is told here in one line, and not by a traceback from within it an hour later.
+Every ``_target_`` of a config is a class or function whose signature determines the allowed keys and types. An unknown
+name or a value of another type is reported here in one line, instead of by a traceback later in the run.
 """
 
 import difflib
@@ -23,14 +23,14 @@ from lightning_dga.data.text import text_mixture
 
 _NUMBERS = (bool, int, float, str, type(None))
 _HYDRA = ("_target_", "_args_", "_partial_", "_convert_", "_recursive_")
-# besides truth values, which are no numbers; a name may look like one
+# bool is checked separately, because it is not accepted as a number; a string may look like a number
 _ACCEPTED: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str, int, float)}
 _MOST_SEED = 2**32 - 1  # numpy's limit, and Lightning's
 
 
 @dataclass
 class _Run:
-    """The keys of ``conf/train.yaml`` that are of no group."""
+    """The top-level keys of ``conf/train.yaml`` that do not belong to a config group."""
 
     seed: int
     resume: bool
@@ -40,10 +40,10 @@ class _Run:
 
 
 def check_config(config: DictConfig) -> None:
-    """Checks all values of a composed ``conf/train.yaml`` that are plain numbers, strings or truth values.
+    """Checks all values of a composed ``conf/train.yaml`` that are numbers, strings or booleans.
 
     Raises:
-        MisconfigurationException: If a key is unknown or a value of another type than it has to be; names the key.
+        MisconfigurationException: If a key is unknown or a value has the wrong type; the message names the key.
     """
     for field in fields(_Run):
         if field.name in config:
@@ -56,19 +56,19 @@ def check_config(config: DictConfig) -> None:
 
 
 def closest(name: str, known: Any) -> str:
-    """A sentence with the names that a misspelt one may stand for; empty where none is close."""
+    """A sentence that suggests names close to a misspelt one; empty if none is close."""
     found = difflib.get_close_matches(name, [str(one) for one in known], n=2)
     return f" Did you mean {' or '.join(f'`{one}`' for one in found)}?" if found else ""
 
 
 def accepts_none(target: str, name: str) -> bool:
-    """Whether an argument may be None, as far as its type hint says."""
+    """Whether an argument may be ``None`` according to its type hint."""
     return _fits(None, _hints(target).get(name, Any))
 
 
 def _nodes(config: DictConfig, prefix: str) -> Iterator[tuple[str, DictConfig]]:
     for name in _names(config):
-        # resolved, a prior may be the count of a corpus: nothing that is to be computed is looked at here
+        # not resolved: resolving a prior may count a whole corpus, and nothing is to be computed here
         if OmegaConf.is_missing(config, name) or OmegaConf.is_interpolation(config, name):
             continue
         node = config[name]
@@ -96,7 +96,7 @@ def _check_node(key: str, node: DictConfig) -> None:
 
 
 def _check_value(key: str, value: Any, hint: Any, target: str = "") -> None:
-    # null leaves such a setting of the Trainer at Lightning's own default
+    # null leaves a Trainer setting at Lightning's default
     default = value is None and target.endswith("Trainer")
     if not default and isinstance(value, _NUMBERS) and not _fits(value, hint):
         quoted = f" In quotes it is text: '{key}=\"{value}\"'." if _fits(str(value), hint) else ""
@@ -105,7 +105,7 @@ def _check_value(key: str, value: Any, hint: Any, target: str = "") -> None:
 
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, types.UnionType):
-        # a target may be called 2024, but a path is nothing to make of a number
+        # a number such as 2024 is accepted as a name, but not as a path
         of_path = any(hasattr(one, "__fspath__") for one in get_args(hint)) and not isinstance(value, str)
         return any(_fits(value, one) for one in get_args(hint) if not (of_path and one is str))
     if get_origin(hint) is Literal:
@@ -114,13 +114,13 @@ def _fits(value: Any, hint: Any) -> bool:
         return hint in (bool, Any)
     if value is None:
         return hint in (None, type(None), Any)
-    # of classes only what a person writes for them is known: paths as text, and the rest by a `_target_`
+    # of class types, paths are written as strings, and all others by a `_target_`
     of_text = hasattr(hint, "__fspath__") and isinstance(value, str)
     return hint is Any or of_text or isinstance(value, _ACCEPTED.get(hint, ()))
 
 
 def _is_plain(hint: Any) -> bool:
-    """Whether values of the type are plain, or may be: one of a class that a config cannot write is not checked."""
+    """Whether values of the type can be written in a config; values of other classes are not checked."""
     if get_origin(hint) in (Union, types.UnionType):
         return any(_is_plain(one) for one in get_args(hint) if one is not type(None))
     return get_origin(hint) is Literal or hint in _NUMBERS or hasattr(hint, "__fspath__")
@@ -143,14 +143,14 @@ def _hints(target: str) -> dict[str, Any]:
     for made in _signed(target):
         try:
             hints = get_type_hints(made.__init__ if isinstance(made, type) else made) | hints  # type: ignore[misc]
-        except (NameError, TypeError):  # names that are only imported for a type checker
+        except (NameError, TypeError):  # hints with names that are imported only under TYPE_CHECKING
             continue
     return hints
 
 
 @cache
 def _arguments(target: str) -> frozenset[str] | None:
-    """The arguments that a target takes; None where it takes any, or does not say."""
+    """The arguments that a target takes; ``None`` if it takes any, or has no signature."""
     signed = _signed(target)
     names: set[str] = set()
     for made in signed:
@@ -165,14 +165,14 @@ def _arguments(target: str) -> frozenset[str] | None:
 
 
 def _signed(target: str) -> list[Any]:
-    """A target, and what its further keyword arguments are given to."""
+    """A target, followed by the callables that its ``**kwargs`` are passed to."""
     made = get_object(target)
     passed_on = [text_mixture, MixtureDataModule] if target.startswith("lightning_dga.data.text.") else []
     return [made, *passed_on]
 
 
 def _check_mixture(node: DictConfig) -> None:
-    """Lets the data module itself look at its settings, with data of one number."""
+    """Lets the data module check its own settings, by constructing it with dummy data."""
     if not str(node.get("_target_", "")).startswith("lightning_dga.data."):
         return
     taken = set(inspect.signature(MixtureDataModule).parameters) - {"domains", "target", "val", "test", "weights"}

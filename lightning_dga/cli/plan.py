@@ -1,4 +1,4 @@
-"""``dga-train plan=true``: what a run's alignments will cost, before it starts and on any machine."""
+"""``dga-train plan=true``: the expected cost of a run's alignments, computed before the run and on any machine."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from lightning_dga.alignment import SAMPLE_COST
 from lightning_dga.callbacks.dynamic_gradient_alignment import DynamicGradientAlignment
 from lightning_dga.cli.plan_costs import Job
 
-# what times are told for; a user divides by what their machines do
+# reference speeds for the predicted times; users scale them to their own machines
 FLOPS, BANDWIDTH = 400e12, 25e9
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def plan(config: DictConfig) -> str:
-    """A table of what training and aligning take of each process.
+    """A table of the costs of training and aligning per rank.
 
-    Neither a process group nor the model's memory is needed: the model is made on no device.
+    Neither a process group nor memory for the model is needed: the model is created on the meta device.
 
     Args:
         config: A composed ``conf/train.yaml``.
@@ -49,8 +49,8 @@ def table(job: Job, flops: float = FLOPS, bandwidth: float = BANDWIDTH) -> str:
 
     Args:
         job: The job.
-        flops: Operations that a process does each second.
-        bandwidth: Bytes that a process sends each second.
+        flops: Floating-point operations per second and rank.
+        bandwidth: Bytes that a rank sends per second.
     """
     training = job.seconds(job.training_samples, job.training_bytes, flops=flops, bandwidth=bandwidth)
     update = job.seconds(job.update_samples, job.update_bytes, flops=flops, bandwidth=bandwidth)
@@ -74,7 +74,7 @@ def table(job: Job, flops: float = FLOPS, bandwidth: float = BANDWIDTH) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes as a person reads it."""
+    """A number of bytes in human-readable form."""
     power = 0
     while count >= 999.5 and power + 1 < len(_UNITS):
         count, power = count / 1000, power + 1
@@ -101,7 +101,7 @@ def _job(
         probe_batch_size=callback.probe_batch_size,
         target_batch_size=datamodule.target_batch_size,
         local_batch_size=datamodule.batch_size,
-        # the dearest that `auto` may choose
+        # the most expensive estimator that `auto` may choose
         estimator=estimator if estimator in SAMPLE_COST else "backward",
         sharded=sharded,
         tokens_per_sample=getattr(datamodule, "tokens_per_sample", 1),

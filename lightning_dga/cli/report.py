@@ -10,7 +10,7 @@ from lightning_dga.report.table import common_parent, comparison
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints runs side by side, and writes a page about them: a user's mistake ends in one line and exit status 1."""
+    """Prints a table of runs and writes a page about them; a user error gives one line and exit status 1."""
     parser = argparse.ArgumentParser(
         prog="dga-report",
         description="Compares runs of dga-train: prints a table, and writes a page that says which data helped.",
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--no-page", action="store_true", help=f"print the table only, and write no {PAGE}")
     options = parser.parse_args(arguments)
     try:
-        # a folder and a run in it may both be given
+        # a folder may be given together with a run in it
         runs = list(dict.fromkeys(run.resolve() for run in find_runs(options.runs)))
         print(comparison(runs))
         for run in runs:
@@ -37,7 +37,7 @@ def _write_page(runs: list[Path]) -> None:
     try:
         path.write_text(page(runs), encoding="utf-8")
     except ImportError as error:
-        # the table is there: a page less is no failure
+        # a page that cannot be written is not a failure, because the table was printed
         print(f"dga-report: No page. {error}", file=sys.stderr)
     except OSError as error:
         raise RunFolderError(

@@ -1,4 +1,4 @@
-"""Two processes never write one run folder: the second is told that there is a first."""
+"""A lock that keeps two processes from writing one run folder, on filesystems with locks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,20 +9,20 @@ from filelock import FileLock, Timeout
 from lightning_dga._lightning import rank_zero_warn
 from lightning_dga.report.run_folder import LOCK, RunFolderError
 
-# worker processes of a run that was killed hold what it held, until they notice within five seconds
+# worker processes of a killed run keep its lock until they notice, within five seconds, that it is gone
 _SECONDS = 10
 
 
 @contextmanager
 def sole_writer(folder: Path, seconds: float = _SECONDS) -> Iterator[None]:
-    """Holds a lock on a run folder, which ends with this process however that ends.
+    """Holds a lock on a run folder; the lock is released when this process ends in any way.
 
     Args:
-        folder: The run folder; made where there is none.
-        seconds: How long to wait for a process that holds it.
+        folder: The run folder; created if it does not exist.
+        seconds: Time to wait for another process that holds the lock.
 
     Raises:
-        RunFolderError: If another process holds it for longer.
+        RunFolderError: If another process holds the lock for longer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
@@ -33,7 +33,7 @@ def sole_writer(folder: Path, seconds: float = _SECONDS) -> Iterator[None]:
             f"Another process is writing {folder}. Wait for it or end it, or choose another `name`."
         ) from error
     except (NotImplementedError, OSError) as error:
-        # a filesystem without locks; one that cannot be written at all shows soon enough
+        # a filesystem without locks, or one that is not writable, which fails later with a clear error
         rank_zero_warn(f"{folder / LOCK} cannot be locked ({error}): nothing keeps a second run out of this folder.")
     try:
         yield

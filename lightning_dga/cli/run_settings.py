@@ -1,4 +1,4 @@
-"""What a resumed run is told and refused: settings that are others than those that it began with."""
+"""Settings of a resumed run that differ from those it started with: reported, or refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import nn
 from lightning_dga.callbacks.checkpoints import CheckpointError, read_checkpoint
 from lightning_dga.report.run_folder import CONFIG
 
-# these say which samples there are: a stream that goes on in other data is no continuation, and nothing would notice
+# settings that determine the data: resuming with other data would go unnoticed and not continue the same run
 _THE_DATA = frozenset(
     f"data.{name}"
     for name in (
@@ -28,31 +28,31 @@ _THE_DATA = frozenset(
         "cross_document_targets",
     )
 )
-# these may change from one part of a run to the next without a word
+# settings that may change on resume without a message
 _FREE = ("resume", "overwrite", "test", "plan", "name", "trainer.", "logger.", "callbacks.progress.", "data.cache_dir")
 _GONE = "nothing"
 
 
 def changed_settings(config: DictConfig, folder: Path) -> list[str]:
-    """What a resumed run does otherwise than before, a line for each setting.
+    """The settings that differ from those before the run was resumed, one line per setting.
 
     Args:
-        config: The config of the part that is about to begin.
-        folder: The run folder, with the config of the part before.
+        config: The config of the run that is about to resume.
+        folder: The run folder, with the earlier config.
 
     Raises:
-        CheckpointError: If a setting is another that says which data there is.
+        CheckpointError: If a setting that determines the data differs.
     """
     before = _config_before(folder)
     if before is None:
         return []
     now = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
-    # what follows from another setting is not told beside it
+    # settings interpolated from another setting are not reported in addition to it
     followed = {key for key, value in _leaves(OmegaConf.to_container(config, resolve=False)) if "${" in str(value)}
     changed = {
         key: (before.get(key, _GONE), now.get(key, _GONE))
         for key in sorted(before.keys() | now.keys(), key=str)
-        # a key that only one has may be of another version of the configs, but for those that the data are made with
+        # a key in only one of the two may come from another version of the configs, except for those of the data
         if (key in before and key in now) or (key.startswith("data.") and (before | now)[key] is not None)
         if before.get(key, _GONE) != now.get(key, _GONE) and not key.startswith(_FREE)
     }
@@ -69,12 +69,12 @@ def check_fits(checkpoint: Path, model: nn.Module) -> None:
     """Compares the parameters of a checkpoint with the model's.
 
     Raises:
-        CheckpointError: If a parameter or buffer is of another shape.
+        CheckpointError: If a parameter or buffer has a different shape.
     """
     saved = read_checkpoint(checkpoint).get("state_dict")
     if saved is None or checkpoint.is_dir():
         return
-    # names that only one of them has are Lightning's to tell: a model may make parameters when it is set up
+    # names in only one of them are left to Lightning, because a model may create parameters in its setup
     for name, tensor in model.state_dict().items():
         if name in saved and saved[name].shape != tensor.shape:
             raise CheckpointError(
@@ -86,7 +86,7 @@ def check_fits(checkpoint: Path, model: nn.Module) -> None:
 def _config_before(folder: Path) -> dict[str, Any] | None:
     try:
         before = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-    except (OSError, ValueError, yaml.YAMLError):  # a file beside the checkpoints is not needed to go on
+    except (OSError, ValueError, yaml.YAMLError):  # the earlier config is not required to resume
         return None
     return dict(_leaves(before)) if isinstance(before, dict) and before.get("data") else None
 

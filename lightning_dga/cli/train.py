@@ -55,7 +55,7 @@ from lightning_dga.report.run_folder import (
 )
 
 _TRACEBACK = "HYDRA_FULL_ERROR"
-# what a user's own input causes; anything else is a fault of the program and keeps its traceback
+# errors caused by user input; any other error is a bug and keeps its traceback
 _USER_ERRORS = (
     HydraException,
     OmegaConfBaseException,
@@ -67,7 +67,7 @@ _USER_ERRORS = (
 )
 
 
-# lines of Hydra's messages that say nothing to a user
+# lines of Hydra's messages without information for a user
 _HYDRA_INTERNAL = re.compile(r"\s*(full_key: |object_type=|Config search path:|provider=|See https?://)")
 
 
@@ -78,30 +78,30 @@ def _from_json(path: str) -> DictConfig:
 def _histogram(*, _root_: DictConfig) -> DictConfig | None:
     data = _root_.data
     if any(OmegaConf.is_missing(data, key) for key in ("root", "target")):
-        return None  # which is told together with what else is missing
+        return None  # reported together with other missing values
     return OmegaConf.create(target_histogram(data.root, data.target, data.target_documents, data.target_seed))
 
 
 # a config may take a mapping from a file, prior='${json:histogram.json}', or count a target's documents by domain
 OmegaConf.register_new_resolver("json", _from_json, replace=True)
 OmegaConf.register_new_resolver("histogram", _histogram, replace=True)
-# a number of steps, where that is what a setting of the Trainer is: -1 steps are no limit, half an epoch is no number
+# a number of steps, if the Trainer's setting is one: -1 means no limit, and a fraction of an epoch is not a number
 OmegaConf.register_new_resolver(
     "limit", lambda steps: steps if isinstance(steps, int) and steps > 0 else None, replace=True
 )
-# as many processes as there are devices on all machines
+# the world size: the number of devices on all machines
 OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
 
 
 def train(config: DictConfig, folder: Path) -> dict[str, Any]:
-    """Trains and tests what a config describes.
+    """Trains and tests according to a config.
 
     Args:
         config: A composed ``conf/train.yaml``.
         folder: The run folder.
 
     Returns:
-        What it wrote to ``metrics.json``; nothing where it was only planned.
+        The contents of ``metrics.json``; empty if the run was only planned.
 
     Raises:
         RunFolderError: If the folder holds a run, and the config neither resumes nor overwrites it.
@@ -117,7 +117,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
         if not config.trainer.get("fast_dev_run"):
             if _is_first_process():
                 stack.enter_context(sole_writer(folder))
-            # a job that was queued again is the same run
+            # a requeued job continues the same run
             checkpoint = _prepare_folder(config, folder, resume=config.resume or was_requeued())
         callbacks = fitting_callbacks(config)
         for callback in callbacks:
@@ -134,13 +134,14 @@ def train(config: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def _fit_and_test(config: DictConfig, folder: Path, callbacks: list[Any], checkpoint: Path | None) -> dict[str, Any]:
-    # what is quick to make comes first: a mistake in it shows before a long tokenisation
+    # objects that are quick to make come first, so that a mistake in them shows before a long tokenisation
     recorder = RunRecorder(folder)
     dry = bool(config.trainer.get("fast_dev_run"))
     trainer = make_trainer(config, folder, callbacks if dry else [*callbacks, recorder])
     seed_everything(config.seed, workers=True, verbose=False)
     model = instantiate(config.model)
-    # the model's parameters, and what training draws after them, do not depend on how the data was made
+    # the data is made with isolated RNG state, so that the model's parameters, and the random numbers drawn in
+    # training, do not depend on how it was made
     with isolate_rng():
         datamodule = instantiate(config.data)
     if trainer.is_global_zero and not dry:
@@ -166,7 +167,7 @@ def _fit_and_test(config: DictConfig, folder: Path, callbacks: list[Any], checkp
 
 
 def _tell_result(folder: Path) -> None:
-    """Prints what the run came to and where its page is; whatever goes wrong with that is no failure of the run."""
+    """Prints the result of the run and the path of its page; an error here does not fail the run."""
     try:
         print(f"\n{comparison([folder])}\n\nRun folder: {folder}")
         (folder / PAGE).write_text(page([folder]), encoding="utf-8")
@@ -181,7 +182,7 @@ def _prepare_folder(config: DictConfig, folder: Path, *, resume: bool) -> Path |
             rank_zero_warn(line)
         rank_zero_info(f"Going on from {checkpoint}.")
         return checkpoint
-    # the other processes find the folder of this very run
+    # on other ranks the folder may already contain what rank 0 wrote in this run
     if not _is_first_process():
         return None
     present = [name for name in (WEIGHTS, VALIDATIONS, METRICS, CHECKPOINTS, LOGS, PAGE) if (folder / name).exists()]
@@ -199,7 +200,7 @@ def _prepare_folder(config: DictConfig, folder: Path, *, resume: bool) -> Path |
 
 
 def _is_first_process() -> bool:
-    # as torchrun, SLURM and Lightning tell the processes that they start; there is no Trainer yet to ask
+    # from the environment variables of torchrun, SLURM and Lightning, because there is no Trainer yet
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
 
 
@@ -209,12 +210,12 @@ def _run(config: DictConfig) -> None:
 
 
 def main() -> None:
-    """Runs ``dga-train``: a user's mistake ends in one line and exit status 1."""
+    """Runs ``dga-train``; a user error gives one line and exit status 1."""
     sys.argv[1:] = _users_configs_first(sys.argv[1:])
     Plugins.instance().register(_OursBehind)
     _OursBehind.running = True
     traceback = _TRACEBACK in os.environ
-    # makes Hydra raise its errors, so that they are told here as ours are
+    # makes Hydra raise its errors, so that they are reported here like those of this package
     os.environ[_TRACEBACK] = "1"
     try:
         _run()
@@ -223,7 +224,7 @@ def main() -> None:
             raise
         _end(_one_line(error))
     except OSError as error:
-        # one that names a file, or a full disk, is of the user's machine
+        # an error that names a file, or a full disk, is a problem of the user's machine
         if traceback or (error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT)):
             raise
         _end(str(error))
@@ -239,7 +240,7 @@ def _end(message: str) -> NoReturn:
 
 
 class _OursBehind(SearchPathPlugin):
-    """Searches our tree behind the folder that ``--config-dir`` names, while ``dga-train`` runs."""
+    """Adds this package's configs to Hydra's search path after the folder given by ``--config-dir``."""
 
     running = False
 
@@ -250,9 +251,10 @@ class _OursBehind(SearchPathPlugin):
 
 
 def _users_configs_first(arguments: list[str]) -> list[str]:
-    """Lets ``--config-dir DIR`` override our configs too, where Hydra only lets it extend them.
+    """Lets ``--config-dir DIR`` override this package's configs, where Hydra only lets it extend them.
 
-    Hydra looks there after the application's own tree; so it becomes the application's, and ours is searched behind it.
+    Hydra searches DIR after the application's own configs; so DIR is passed as the application's config path, and this
+    package's configs are searched after it.
     """
     found = list(arguments)
     for index, argument in enumerate(arguments):

@@ -1,4 +1,4 @@
-"""The Trainer of a run: its settings decide which callbacks and loggers of the config are of use."""
+"""The Trainer of a run; its settings determine which callbacks and loggers of the config are used."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lightning_dga.cli.config_check import accepts_none
 
-# what Lightning refuses together with `barebones`, unless it is left to it
+# settings that Lightning refuses together with `barebones` unless they are left at their defaults
 _BAREBONES = (
     "enable_checkpointing",
     "enable_progress_bar",
@@ -19,18 +19,18 @@ _BAREBONES = (
 
 
 def fitting_callbacks(config: DictConfig) -> list[Any]:
-    """Makes the callbacks of a config, but those that the Trainer's settings switch off, which Lightning refuses."""
+    """Makes the callbacks of a config, except those that Lightning refuses with the Trainer's settings."""
     trainer = config.trainer
     barebones = bool(trainer.get("barebones"))
     unwanted: set[str] = set()
     if barebones or trainer.get("enable_progress_bar") is False:
         unwanted.add("ProgressBar")
-    # a run of a few steps, to see whether everything works, is not to be continued
+    # a smoke test of a few steps is not meant to be resumed
     if barebones or trainer.get("enable_checkpointing") is False or trainer.get("fast_dev_run"):
         unwanted.add("Checkpoint")
     nodes = [*config.callbacks.values(), *_listed(trainer.get("callbacks"))]
     made = [instantiate(node) for node in nodes if node is not None]
-    # by name, as the two packages that Lightning comes in have classes of their own
+    # compared by name, because Lightning's two packages have separate classes
     return [callback for callback in made if unwanted.isdisjoint(kind.__name__ for kind in type(callback).__mro__)]
 
 
@@ -40,7 +40,7 @@ def make_trainer(config: DictConfig, folder: Path, callbacks: list[Any]) -> Any:
     Args:
         config: A composed ``conf/train.yaml``.
         folder: The run folder.
-        callbacks: All callbacks, made.
+        callbacks: The instantiated callbacks.
     """
     node = config.trainer.copy()
     OmegaConf.set_struct(node, False)

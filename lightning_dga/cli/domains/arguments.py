@@ -1,4 +1,4 @@
-"""Numbers as arguments of a command: those out of range are usage errors."""
+"""Numeric command-line arguments; values out of range are usage errors."""
 
 import argparse
 
@@ -9,7 +9,7 @@ def count(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A seed, as numpy and scikit-learn take one: from 0 to 2**32 - 1."""
+    """A seed in the range that NumPy and scikit-learn accept: from 0 to 2**32 - 1."""
     number = _at_least(0, text)
     if number >= 1 << 32:
         raise argparse.ArgumentTypeError(f"{text} is not below 2**32")

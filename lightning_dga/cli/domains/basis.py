@@ -17,7 +17,7 @@ _TARGET = "target"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``dga-domains basis`` is told."""
+    """Adds the arguments of ``dga-domains basis``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder that `dga-domains cluster` filled")
     parser.add_argument("references", nargs="*", type=_reference, metavar="NAME=PATH", help="a reference set")
     parser.add_argument("--except", dest="without", nargs="+", default=[], metavar="NAME", help="leave these out")

@@ -18,7 +18,7 @@ from lightning_dga.domains.resumable_stage import read_summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``dga-domains cluster`` is told."""
+    """Adds the arguments of ``dga-domains cluster``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where `dga-domains embed` left the vectors")
     parser.add_argument("--clusters", type=count, required=True, metavar="K", help="how many")
     parser.add_argument("--levels", type=count, help="levels of the hierarchy; 1 is plain k-means (64 children a node)")

@@ -1,4 +1,4 @@
-"""Which subcommands there are, and how a user's mistake ends."""
+"""The subcommands of ``dga-domains`` and the handling of user errors."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ SUBCOMMANDS: dict[str, ModuleType] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs ``dga-domains``: a user's mistake ends in one line and exit status 1."""
+    """Runs ``dga-domains``; a user error gives one line and exit status 1."""
     parser = argparse.ArgumentParser(
         prog="dga-domains", description="From a corpus to domains, and what to know of them before a run."
     )
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         SUBCOMMANDS[options.command].run(options)
-    # `DataError`, `DomainsError` and what arguments out of range raise are `ValueError`s
+    # `DataError`, `DomainsError` and errors for arguments out of range are subclasses of `ValueError`
     except (ValueError, OSError, ImportError, MemoryError) as error:
         print(f"dga-domains: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         sys.exit(1)

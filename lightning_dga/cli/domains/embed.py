@@ -21,7 +21,7 @@ from lightning_dga.domains.sentences import MINILM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``dga-domains embed`` is told."""
+    """Adds the arguments of ``dga-domains embed``."""
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the corpus")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the domains are made")
     parser.add_argument("--dimensions", type=count, default=64, help="length of a TF-IDF + SVD vector (%(default)s)")
@@ -77,5 +77,5 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _fingerprint(documents: FolderDocuments) -> str:
-    """By which a corpus that changed is noticed."""
+    """A fingerprint by which a change of the corpus is detected."""
     return fingerprint(list_files(documents.path, is_text))

@@ -33,7 +33,7 @@ from lightning_dga.domains import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``dga-domains histogram`` is told."""
+    """Adds the arguments of ``dga-domains histogram``."""
     parser.add_argument("folder", type=Path, metavar="DOMAINS", help="the folder of domains")
     add_target(parser)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write it here and not to the terminal")
@@ -47,15 +47,15 @@ def run(options: argparse.Namespace) -> None:
 def target_histogram(
     root: str | Path, target: str, target_documents: int | None = None, target_seed: int = 0
 ) -> dict[str, float]:
-    """Shares of a target's documents that are nearest to each domain, by their words.
+    """Fraction of a target's documents that are nearest to each domain, by their words.
 
     Args:
         root: A folder of domains and targets; see :func:`~lightning_dga.data.text.folder_corpus`, also of the rest.
         target: ``<name>`` of the target.
-        target_documents: How many of its documents are the target set.
-        target_seed: Selects them.
+        target_documents: Number of its documents in the target set.
+        target_seed: Seed of their selection.
     """
-    # every look at a config that holds it asks again; what was counted is counted anew where a file has changed since
+    # cached, because every resolution of a config calls it; counted again if a file has changed
     files = fingerprint(file for path in corpus_entries(Path(root)).values() for file in list_files(path, is_text))
     return dict(_counted(root, target, target_documents, target_seed, files))
 
@@ -90,10 +90,10 @@ def _of_clusters(options: argparse.Namespace) -> None:
 
 
 def save_shares(file: Path, shares: NDArray[np.float64]) -> None:
-    """Writes one number for each cluster.
+    """Writes one number per cluster.
 
     Raises:
-        DomainsError: If the file is not called ``.npy``.
+        DomainsError: If the name of the file does not end in ``.npy``.
     """
     if file.suffix != ".npy":
         raise DomainsError(

@@ -17,7 +17,7 @@ from lightning_dga.domains import Basis, DomainsError, label_histogram, load_clu
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``dga-domains nearest`` is told."""
+    """Adds the arguments of ``dga-domains nearest``."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder that `dga-domains cluster` filled")
     parser.add_argument("basis", type=Path, metavar="BASIS", help="the .npy file that `dga-domains basis` wrote")
     add_target(parser)

@@ -1,4 +1,4 @@
-"""What subcommands are told of a target."""
+"""The subcommands' arguments about a target."""
 
 import argparse
 import sys
@@ -14,13 +14,13 @@ from lightning_dga.domains.resumable_stage import read_summary
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
-    """The arguments that name a target of a clustered corpus."""
+    """Adds the arguments that name a target of a clustered corpus."""
     parser.add_argument("target", metavar="NAME", help="the target: target_NAME.jsonl in the folder of the corpus")
     add_target_set(parser)
 
 
 def add_target_set(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say which documents of a target count."""
+    """Adds the arguments that select the documents of a target."""
     parser.add_argument(
         "--target-documents", type=int, metavar="N", help="keep N documents of the target set (data.target_documents)"
     )
@@ -29,10 +29,10 @@ def add_target_set(parser: argparse.ArgumentParser) -> None:
 
 
 def placed_target(options: argparse.Namespace, folder: Path, clusters: Clusters) -> NDArray[np.int64]:
-    """The cluster of each document of the target set that has a word which the corpus has too, ``[m]``.
+    """The cluster of each document of the target set that shares a word with the corpus, ``[m]``.
 
     Raises:
-        DomainsError: If none has; nothing is known of the target then, least of all that it is one cluster.
+        DomainsError: If no document does, so that the target cannot be placed.
     """
     documents = target_set(options, folder)
     known: NDArray[np.bool_] = np.any(clusters.embedding(documents), axis=1)
@@ -52,7 +52,7 @@ def placed_target(options: argparse.Namespace, folder: Path, clusters: Clusters)
 
 
 def target_set(options: argparse.Namespace, folder: Path) -> list[str]:
-    """The documents that a run aligns to; none that it validates or tests on."""
+    """The documents that a run aligns to, without those that it validates or tests on."""
     root = options.root or read_summary(folder, "embed")["settings"]["root"]
     return folder_target(
         root, options.target, target_documents=options.target_documents, target_seed=options.target_seed

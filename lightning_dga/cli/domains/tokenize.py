@@ -11,7 +11,7 @@ from lightning_dga.data.text.builders.bin_builder import build_bins
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``dga-domains tokenize`` is told."""
+    """Adds the arguments of ``dga-domains tokenize``."""
     parser.add_argument(
         "root", type=Path, help="a folder of <domain> and target_<name>: .jsonl, .parquet, .txt, .gz, …"
     )
