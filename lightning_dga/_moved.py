@@ -11,7 +11,7 @@ from types import CodeType, ModuleType
 from typing import Any
 
 _ROOT = __name__.partition(".")[0]
-# old name: new name; a package stands for all that is in it
+# old name: new name; a package covers all of its modules
 _MOVED = {
     "advice": "engine.advice",
     "alignment.auto": "alignment.estimators.auto",
@@ -143,7 +143,7 @@ def new_name(name: str) -> str | None:
 
 
 class _MovedLoader(InspectLoader):
-    """Loads the module of the new name in the place of the old one."""
+    """Loads the module of the new name in place of the old one."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -156,7 +156,7 @@ class _MovedLoader(InspectLoader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # the import system has just written those of the old name
+        # the import system has just set these attributes to those of the old name
         vars(module).update(self._own)
 
     def get_code(self, fullname: str) -> CodeType | None:
@@ -190,6 +190,6 @@ class MovedFinder(MetaPathFinder):
 
 
 def install() -> None:
-    """Puts the finder before those that look into folders, which would load a moved package's modules twice."""
+    """Inserts the finder before path-based finders, which would load a moved package's modules twice."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, MovedFinder())

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, also where a process is killed or several race."""
+"""Atomic file writes: a file appears complete or not at all, even if a process is killed or several race."""
 
 import json
 import os
@@ -13,19 +13,19 @@ _BLOCK = 1 << 16
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[BinaryIO]:
-    """Opens a binary stream whose content becomes ``file`` at the end of the block; makes its folder.
+    """Opens a binary stream whose content replaces ``file`` at the end of the block; creates its folder.
 
     Args:
-        file: What to write. Until the end of the block, and if the block raises, it stays as it was.
+        file: The file to write. It is unchanged until the end of the block, and if the block raises.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    # a random name, for processes on several machines may share one number
+    # a random name, because processes on several machines can have the same process id
     temporary = file.with_name(f"{file.name}-{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as stream:
             yield stream
             stream.flush()
-            # a name must not come to stand for content that a power cut takes away
+            # the content must be on disk before the name refers to it, in case of a power failure
             os.fsync(stream.fileno())
         temporary.replace(file)
     finally:
@@ -33,22 +33,22 @@ def atomic_write(file: Path) -> Iterator[BinaryIO]:
 
 
 def flush_to_disk(path: Path) -> None:
-    """Waits until a file, or all files of a folder, would survive a power cut."""
+    """Waits until a file, or all files of a folder, are flushed to disk."""
     for file in [path, *path.rglob("*")]:
         descriptor = os.open(file, os.O_RDONLY)
         try:
-            with suppress(OSError):  # some filesystems have no such thing, or not for folders
+            with suppress(OSError):  # some filesystems do not support it, or not for folders
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
 def append_whole(file: Path, lines: str) -> None:
-    """Appends lines to a text file, or leaves it as it was where they do not all fit.
+    """Appends lines to a text file, or leaves it unchanged if they cannot all be written.
 
     Args:
-        file: The file; made where there is none. A last line that was cut short is taken away first.
-        lines: Whole lines, each with its end.
+        file: The file; created if it does not exist. An incomplete last line is removed first.
+        lines: Complete lines, each with its newline.
     """
     with file.open("a+b") as stream:
         stream.truncate(_end_of_lines(stream))

@@ -1,6 +1,6 @@
-"""Brings a state back from the processes that a strategy starts for a run, as in notebooks, to the one that called fit.
+"""Returns a state from processes that a strategy spawns for a run, as in notebooks, to the process that called ``fit``.
 
-Lightning itself brings the model's parameters and ``trainer.callback_metrics`` back.
+Lightning itself returns the model's parameters and ``trainer.callback_metrics``.
 """
 
 import os
@@ -18,9 +18,9 @@ from lightning_dga.atomic import atomic_write
 
 
 class Handover:
-    """The way of an object's state from a copy of it, in a process that was started for a run, to the object itself.
+    """Transfers an object's state from its copy in a spawned process back to the object itself.
 
-    The way is a temporary file that does not exist until there is a state, and is removed when that is taken.
+    The state is written to a temporary file, which is removed when the state is taken.
     """
 
     def __init__(self) -> None:
@@ -29,8 +29,8 @@ class Handover:
         weakref.finalize(self, _remove, self._file, self._owner)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Keeps the way in a process that is being started; any other copy is an object of its own."""
-        # no public function tells it this early: `parent_process` knows only once a process runs
+        """Keeps the path of the file in a process that is being spawned; any other copy gets a path of its own."""
+        # no public function reports this so early: `parent_process` is set only once the process runs
         if getattr(current_process(), "_inheriting", False):
             vars(self).update(state)
         else:
@@ -41,14 +41,14 @@ class Handover:
 
         Args:
             trainer: The trainer.
-            state: Gives the state, of what ``torch.load(weights_only=True)`` reads.
+            state: Returns the state, of types that ``torch.load(weights_only=True)`` can read.
         """
         if os.getpid() != self._owner and trainer.is_global_zero:
             with atomic_write(self._file) as file:
                 torch.save(state(), file)
 
     def take(self) -> dict[str, Any] | None:
-        """The state that a run has left, once; ``None`` where there is none."""
+        """Returns the state that a run has left, and removes it; ``None`` if there is none."""
         if os.getpid() != self._owner or not self._file.exists():
             return None
         state: dict[str, Any] = torch.load(self._file, weights_only=True)

@@ -1,4 +1,4 @@
-"""Weights to batches: sources, composition, loader and data module. No model in here."""
+"""From weights to batches: sources, composition, loader and data module."""
 
 from typing import TYPE_CHECKING
 
@@ -29,5 +29,5 @@ __all__ = [
 ]
 
 
-# the one class that needs Lightning, which whoever wants the sampling alone does without
+# the only class that needs Lightning, imported on first use
 __getattr__ = lazy(__name__, {"MixtureDataModule": "datamodule"})

@@ -1,4 +1,4 @@
-"""The data module: owns the mixture's weights and streams the batches that they ask for."""
+"""The data module: holds the mixture's weights and streams batches drawn by them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, MethodType
@@ -41,43 +41,43 @@ Evaluation = Dataset | DataLoader | Sequence[Dataset | DataLoader] | Mapping[str
 class MixtureDataModule(LightningDataModule):
     """Streams training batches from k domains, in proportions that may change at any step.
 
-    The batch that ``training_step`` sees is what ``collate_fn`` made. New weights (:meth:`set_weights`) govern the very
-    next batch, also with workers running: work that was queued under older weights is taken back and drawn again. Which
-    samples come next depends only on the seed, the weights and how many samples were trained on, so a checkpoint
-    resumes exactly, also in the middle of an epoch, and with another number of workers or processes.
+    ``training_step`` receives the batch that ``collate_fn`` returns. New weights (:meth:`set_weights`) apply from the
+    next batch on, also with workers running: batches queued under older weights are recalled and drawn again. Which
+    samples come next depends only on the seed, the weights and the number of samples trained on, so a checkpoint
+    resumes exactly, also in the middle of an epoch and with another number of workers or ranks.
 
     A subclass may leave ``domains``, ``target``, ``val``, ``test`` and ``weights`` out of ``super().__init__`` and
     assign them in ``setup(stage)``, as Lightning's data modules do. ``setup`` runs at the start of each stage and fit;
-    the stream goes on where it was.
+    the stream continues where it was.
 
     Args:
         domains: The training data by domain name. Map-style data sets are visited without replacement and reshuffled
-            every epoch; an iterable is read in its own order and started again when it ends. One that can be split
-            (``num_shards`` and ``shard``) is shared by the processes, and one with ``state_dict`` resumes by it, as
-            Hugging Face's streams do; of others every process reads all, and a resumed run reads again from the start.
-        target: The target set: samples of what the model shall be good at. Several by name, where there are several.
+            every epoch; an iterable is read in its own order and restarted when it ends. An iterable that can be split
+            (``num_shards`` and ``shard``) is sharded over the ranks, and one with ``state_dict`` resumes from it, as
+            Hugging Face's streams do; any other is read in full by every rank, and again from the start on resume.
+        target: The target set: samples of the task that the model should become good at. A mapping for several targets.
         val: Validation data: a data set (or a DataLoader), or a list or mapping of several.
-        test: Test data, likewise.
-        weights: Weights to start with: a mapping that names every domain, or k numbers. Uniform if not given.
-        batch_size: Training samples per batch and process.
-        target_batch_size: Samples of each target for an alignment, over all processes together.
+        test: Test data, in the same forms.
+        weights: Initial weights: a mapping that names every domain, or k numbers. Uniform if not given.
+        batch_size: Training samples per batch and rank.
+        target_batch_size: Samples of each target per measurement, in total over all ranks.
         num_workers: Worker processes that read and collate training, validation and test batches.
         collate_fn: Turns a list of samples into a batch; torch's default if not given.
-        seed: Selects the sequence of training samples.
-        batches_per_epoch: Training batches that make an epoch. By default as many as hold every sample once, or 1,000
-            where a domain is an iterable.
+        seed: Seed of the sequence of training samples.
+        batches_per_epoch: Training batches per epoch. By default as many as contain every sample once, or 1,000 if a
+            domain is an iterable.
         sampling: ``"multinomial"`` draws each sample's domain independently; under ``"quota"`` each domain stays within
             one sample of its ideal share (:mod:`~lightning_dga.data.sampling.quota`).
-        pure_batches: Whether each process's batch is of one domain, which lets ``in_step`` measure any model under
-            gradient accumulation. A run is then to be resumed with the same ``batch_size``.
-        max_staleness: After how many further batches new weights take effect; 0 recalls all queued work, a larger
-            number recalls only what lies beyond it.
-        stream_shards: Into how many shards an iterable domain is split at most, where it can be. The processes share
-            them: best a multiple of their number.
+        pure_batches: Whether each rank's batch is of a single domain, which lets ``in_step`` measure any model under
+            gradient accumulation. The run must then be resumed with the same ``batch_size``.
+        max_staleness: Number of further batches after which new weights take effect; 0 recalls all queued batches, a
+            larger number recalls only those beyond it.
+        stream_shards: Maximum number of shards of an iterable domain, if it can be split; best a multiple of the world
+            size.
         prefetch_factor: Batches that each worker prepares ahead.
         pin_memory: Copies batches to pinned memory before handing them over.
-        timeout: Seconds to wait for a worker's batch before an error; 0 waits for ever.
-        multiprocessing_context: How workers start: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
+        timeout: Seconds to wait for a worker's batch before an error; 0 waits indefinitely.
+        multiprocessing_context: Start method of workers: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
 
     Raises:
         ValueError: If ``weights`` are not usable (see :func:`~lightning_dga.core.weights.as_weights`), a domain is
@@ -182,19 +182,19 @@ class MixtureDataModule(LightningDataModule):
         target: Dataset | Mapping[str, Dataset],
         **arguments: Any,
     ) -> "MixtureDataModule":
-        """A mixture of the clusters of one data set.
+        """A mixture of the labelled clusters of one data set.
 
         Args:
             dataset: A map-style data set.
             labels: Integer domain label of each sample. Labels that do not occur are not domains.
             target: The target set, or several by name.
-            **arguments: As of the class. Domains are named by their label: ``"0"``, ``"1"``, …
+            **arguments: Further arguments of the class. Domains are named by their labels: ``"0"``, ``"1"``, …
         """
         return cls(LabelledDataset(dataset, labels), target, **arguments)
 
     @property
     def domains(self) -> Mapping[str, Dataset] | Sources | None:
-        """The training domains as they were given. May be assigned in ``setup``; the stream then goes on, by name."""
+        """The training domains as given. May be assigned in ``setup``; the stream then continues by domain name."""
         return self._given_domains if self._domains is not None else None
 
     @domains.setter
@@ -252,14 +252,14 @@ class MixtureDataModule(LightningDataModule):
 
     @property
     def target_names(self) -> tuple[str, ...]:
-        """Names of the targets; ``("target",)`` where one was given without a name, none where there is none."""
+        """Names of the targets; ``("target",)`` for a single target without a name, empty without a target."""
         return self._targets.names if self._targets is not None else ()
 
     @property
     def weights(self) -> Tensor:
         """The newest weights, ``[k]`` float64, a copy.
 
-        Assigned before training, or in ``setup``, they are those to start with; assigning the same again, as a
+        Assigned before training, or in ``setup``, they are the initial weights; assigning the same again, as a
         ``setup`` that runs twice does, changes nothing.
         """
         return self._composition.weights
@@ -280,13 +280,13 @@ class MixtureDataModule(LightningDataModule):
 
     @property
     def weights_version(self) -> int:
-        """How often the weights have been set."""
+        """Number of times that the weights have been set."""
         return self._composition.version
 
     def set_weights(self, weights: WeightsLike) -> None:
         """Changes the mixture, from the next batch on (or ``max_staleness`` batches later).
 
-        Under several processes all must set the same weights at the same step.
+        All ranks must set the same weights at the same step.
 
         Args:
             weights: A mapping that names every domain, or k numbers; normalised.
@@ -296,7 +296,7 @@ class MixtureDataModule(LightningDataModule):
         """
         new = as_weights(weights, self.domain_names)
         if self.trainer is None and not self._composition.position:
-            # set by hand before the run: what it is to start with
+            # set by the user before the run: the initial weights
             self._given = new
         self._composition.set_weights(new)
         if self._loader is not None:
@@ -304,12 +304,12 @@ class MixtureDataModule(LightningDataModule):
 
     @property
     def current_batch(self) -> BatchInfo | None:
-        """Where the samples of the batch in training came from; ``None`` before the first."""
+        """The origin of the samples in the batch that is being trained on; ``None`` before the first batch."""
         return self._loader.current if self._loader is not None else None
 
     @property
     def samples_seen(self) -> Tensor:
-        """Training samples drawn from each domain so far, over all processes, ``[k]`` int64."""
+        """Training samples drawn from each domain so far, over all ranks, ``[k]`` int64."""
         if self._domains is None:
             return torch.zeros(0, dtype=torch.int64)
         return self._composition.counts()
@@ -321,29 +321,29 @@ class MixtureDataModule(LightningDataModule):
 
     @property
     def staleness(self) -> int:
-        """Batches that were handed to training under older weights since the newest were set: 0 to `max_staleness`."""
+        """Batches handed to training under older weights since the newest were set: 0 to ``max_staleness``."""
         return -(-self._composition.stale_samples // (self.batch_size * self._rank_and_world_size()[1]))
 
     @property
     def epochs_seen(self) -> Tensor:
-        """How often each domain has been gone through, ``[k]`` float64; NaN for an iterable of unknown size."""
+        """Number of epochs of each domain seen so far, ``[k]`` float64; NaN for an iterable of unknown size."""
         sizes = self.domain_sizes.double()
         return torch.where(sizes > 0, self.samples_seen / sizes, torch.nan)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Training batches of one process in an epoch."""
+        """Training batches per rank in an epoch."""
         return self._batches_per_epoch or self._epoch(self.batch_size * self._rank_and_world_size()[1])
 
     def probes(self, update: int, size: int, *, target: int = 0, mixtures: Tensor | None = None) -> Probes:
-        """This process's share of the probes of an update: ``size`` samples of every domain, and target samples.
+        """This rank's share of the probes of an update: ``size`` samples of every domain, and target samples.
 
         Args:
-            update: Number of the update; selects the samples.
-            size: Samples of each domain, over all processes.
-            target: Number of the target.
-            mixtures: Takes ``size`` samples of each of these mixtures of the domains instead, ``[N, k]``, rows on the
-                simplex. Domains must be map-style.
+            update: Number of the update, which determines the samples.
+            size: Samples of each domain, over all ranks.
+            target: Index of the target.
+            mixtures: If given, ``size`` samples are drawn from each of these mixtures of the domains instead,
+                ``[N, k]``, rows on the simplex. Domains must be map-style.
         """
         rank, world_size = self._rank_and_world_size()
         reader = self._probe_reader()
@@ -400,22 +400,22 @@ class MixtureDataModule(LightningDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The mixture's state: the same on every process, of a size that does not grow with the run."""
+        """The mixture's state: the same on every rank, of a size that does not grow with the run."""
         if self._domains is None:
             return dict(self._waiting)
         return self._window.state(self.trainer) or self._state(completed=not self._batch_in_progress())
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the stream where the state was taken. Does nothing where the Trainer only evaluates.
+        """Continues the stream from the state. Does nothing if the Trainer only evaluates.
 
-        Where the run has other settings than the checkpoint's, those that it has now hold, and a message says so:
-        ``weights`` (unless a callback moves them: then the checkpoint's), ``seed``, ``batch_size``, data of another
-        size, and domains that came or went, of which the others keep their place.
+        If settings differ from the checkpoint's, the present ones apply, with a message: ``weights`` (unless a callback
+        moves them, in which case the checkpoint's apply), ``seed``, ``batch_size``, data of another size, and domains
+        that were added or removed, while the others keep their position.
 
         Raises:
-            ValueError: If the state is of another ``sampling``, or of other domains where a callback holds a state for
-                each.
+            ValueError: If the state has another ``sampling``, or other domains while a callback holds state for each
+                domain.
         """
         if self._evaluates():
             return
@@ -430,7 +430,7 @@ class MixtureDataModule(LightningDataModule):
             self._go_on_from(state_dict, [one for one in callbacks if hasattr(one, "moves_weights")])
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy: without the Trainer, the workers and readers of this one, and at the same place of the stream."""
+        """The state for a copy: at the same position of the stream, without the Trainer, workers and readers."""
         state = self.__dict__ | {"trainer": None, "_loader": None, "_probes": None, "_window": AccumulationWindow()}
         if self._loader is not None:
             state["_stream_state"] = self._loader.stream_state(self._composition.position)
@@ -515,11 +515,11 @@ class MixtureDataModule(LightningDataModule):
         return description(self._given, self._sources.sizes, sizes, self.seed, batch)
 
     def _go_on_from(self, state: dict[str, Any], steering: Sequence[Any] = ()) -> None:
-        """Puts a state into this mixture, whose settings may be others, and says what they change.
+        """Restores a state into this mixture, whose settings may differ, and reports the consequences.
 
         Args:
             state: The state.
-            steering: Callbacks that resume too, and know ``moves_weights``.
+            steering: Callbacks that resume too and have ``moves_weights``.
         """
         composition, names = state["composition"], self.domain_names
         settings, told = {"seed": composition["seed"], **state.get("settings", {})}, []
@@ -558,7 +558,7 @@ class MixtureDataModule(LightningDataModule):
         return "`weights` are others than the checkpoint's run began with, and hold from the next batch on"
 
     def _resume(self) -> None:
-        """What is left to do, when training starts, of going on from a checkpoint."""
+        """Completes resuming from a checkpoint when training starts."""
         trainer = self.trainer
         if trainer is None or not trainer.ckpt_path or trainer.state.fn != "fit":
             return
@@ -569,7 +569,7 @@ class MixtureDataModule(LightningDataModule):
             self._again = 0
 
     def _restore_under_another_name(self, trainer: Any) -> None:
-        """Looks for the state itself, which Lightning passes over where the class had another name."""
+        """Restores the state of a data module class with another name, which Lightning ignores."""
         try:
             found = found_in(trainer.strategy.load_checkpoint(trainer.ckpt_path))
         except Exception as error:  # a strategy with a format of its own
@@ -589,7 +589,7 @@ class MixtureDataModule(LightningDataModule):
             self.load_state_dict(found[1])
 
     def _repeats(self) -> int | None:
-        """How many batches Lightning's ``overfit_batches`` wants to see again in every epoch."""
+        """Number of batches that Lightning's ``overfit_batches`` repeats in every epoch."""
         wanted = getattr(self.trainer, "overfit_batches", 0)
         if not wanted:
             return None
@@ -601,7 +601,7 @@ class MixtureDataModule(LightningDataModule):
             self._window.before_batch(self.trainer, self._state)
 
     def _batch_in_progress(self) -> bool:
-        """Whether training holds a batch that it has not stepped on, as when a signal or an error ends the run."""
+        """Whether training holds a batch whose step is not done, as when a signal or an error ends the run."""
         if self.trainer is None:
             return False
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
@@ -610,7 +610,7 @@ class MixtureDataModule(LightningDataModule):
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
-        # tensor-parallel processes share their data: the strategy knows which do
+        # tensor-parallel ranks share their data; the strategy knows which ones
         sampler = getattr(self.trainer.strategy, "distributed_sampler_kwargs", None)
         return (sampler["rank"], sampler["num_replicas"]) if sampler else (0, 1)
 

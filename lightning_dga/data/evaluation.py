@@ -9,7 +9,7 @@ from lightning_dga.data.kinds import are_data_sets, check_data_set
 
 
 def evaluation_loaders(data: Any, make: Callable[[Any], DataLoader]) -> Any:
-    """What a ``val_dataloader`` returns.
+    """The return value for ``val_dataloader`` or ``test_dataloader``.
 
     Args:
         data: A data set, a loader, or a list or mapping of either; ``None`` for none.
@@ -26,10 +26,10 @@ def evaluation_loaders(data: Any, make: Callable[[Any], DataLoader]) -> Any:
 
 
 def check_evaluation(argument: str, data: Any) -> None:
-    """Refuses what cannot be validated or tested on.
+    """Checks that data can be validated or tested on.
 
     Raises:
-        TypeError: If it is no data set, loader, or list or mapping of them.
+        TypeError: If it is not a data set, a loader, or a list or mapping of them.
     """
     if data is None:
         return

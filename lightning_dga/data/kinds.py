@@ -1,4 +1,4 @@
-"""What can be a domain, and what people give in its place."""
+"""Checks that a domain is a data set, with hints for common mistakes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +10,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 
 def check_data_set(name: str, data: Any) -> None:
-    """Refuses what is no data set.
+    """Checks that an object is a data set.
 
     Args:
-        name: What to call it in an error.
-        data: What was given.
+        name: Name of the object in error messages.
+        data: The object.
 
     Raises:
-        TypeError: If it is not; the message says what to give.
+        TypeError: If it is not a data set; the message says what to give.
     """
     remedy = _remedy(data)
     if remedy is not None:
@@ -27,7 +27,7 @@ def check_data_set(name: str, data: Any) -> None:
 
 
 def check_domains(domains: Any) -> None:
-    """Refuses what is no mapping of names to data sets.
+    """Checks that an object is a mapping of names to data sets.
 
     Raises:
         TypeError: If it is not; the message says what to give.
@@ -42,7 +42,7 @@ def check_domains(domains: Any) -> None:
 
 
 def are_data_sets(given: Any) -> bool:
-    """Whether a list holds data sets, and not the samples of one."""
+    """Whether a list contains data sets, and not the samples of one."""
     return isinstance(given, list | tuple) and len(given) > 0 and all(map(_is_data_set, given))
 
 

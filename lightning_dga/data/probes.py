@@ -1,8 +1,8 @@
 """Probe batches: the samples that alignments are measured on, of every domain and of the target set.
 
-They are drawn from the same data that trains, so that a domain the model has memorised shows it, in an order of their
-own, so that they take nothing from the stream. Sizes are totals over all processes: each process reads its share, and a
-measurement costs each the less the more there are.
+They are drawn from the training data, so that memorisation of a domain is visible in its alignment, but in an order of
+their own, so that the training stream is not affected. Sizes are totals over all ranks: each rank reads its share, and
+the cost per rank falls with the world size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +20,13 @@ _PROBES, _TARGET, _MIXTURES = 1, 2, 3
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Samples that alignments are measured on, collated.
+    """A collated batch of samples that alignments are measured on.
 
     Attributes:
-        domains: Domain of each sample (or mixture of domains, where these are probed), ``[n]`` int64; -1 for a sample
-            of a target set, and for one that only fills a batch up and is not to be counted.
+        domains: Domain of each sample (or mixture of domains, if mixtures are probed), ``[n]`` int64; -1 for a sample
+            of a target set, and for padding, which is not counted.
         indices: Index of each sample within its domain, ``[n]`` int64.
-        batch: What the user's ``collate_fn`` made of them.
+        batch: The result of the user's ``collate_fn``.
     """
 
     domains: NDArray[np.int64]
@@ -39,11 +39,10 @@ class Choice:
     """Samples chosen for an update.
 
     Attributes:
-        labels: What each sample is measured for: its domain, or a mixture that it was drawn from; ``[n]`` int64, in
-            increasing order.
+        labels: The domain or mixture that each sample is measured for, ``[n]`` int64, in increasing order.
         domains: Domain of each sample, ``[n]`` int64.
-        positions: Position of each in its domain, ``[n]`` int64.
-        first: Positions before this one will not be asked for again.
+        positions: Position of each sample in its domain, ``[n]`` int64.
+        first: Positions before this one will not be requested again.
     """
 
     labels: NDArray[np.int64]
@@ -60,7 +59,7 @@ class Choice:
         return Choice(self.labels[which], self.domains[which], self.positions[which], self.first)
 
     def of(self, only: Sequence[int] | None) -> "Choice":
-        """Those of some labels; all if not given."""
+        """The samples with some labels; all samples if not given."""
         return self if only is None else self[np.isin(self.labels, np.asarray(only, dtype=np.int64))]
 
 
@@ -68,11 +67,11 @@ class Pool(Protocol):
     """Samples to probe."""
 
     def chosen(self, update: int, size: int) -> Choice:
-        """The samples of an update, ``size`` for each label (all of a domain, where it is smaller)."""
+        """The samples of an update, ``size`` per label (or the whole domain, if it is smaller)."""
         ...
 
     def read(self, choice: Choice) -> tuple[NDArray[np.int64], Any]:
-        """Index within its domain of each sample, and the batch that they make."""
+        """Index of each sample within its domain, and the collated batch."""
         ...
 
 
@@ -132,7 +131,7 @@ class MixedPool:
 
     def chosen(self, update: int, size: int) -> Choice:
         """See :class:`Pool`."""
-        # one generator for each update, so that an update's samples are found without those before it
+        # one generator per update, so that an update's samples do not depend on earlier updates
         random = np.random.Generator(np.random.Philox(key=[self._seed & 0xFFFFFFFFFFFFFFFF, _MIXTURES]).jumped(update))
         cumulative = self._mixtures.cumsum(1)
         drawn = random.random((len(cumulative), size)) * np.nextafter(cumulative[:, -1:], 0)
@@ -147,15 +146,15 @@ class MixedPool:
 
 
 class ProbeReader:
-    """Reads the probes of an update; a pure function of the update's number, so that nothing has to be saved.
+    """Reads the probes of an update; they depend only on the update's number, so no state has to be saved.
 
     Args:
         domains: The training domains.
         targets: The target sets, each as a domain.
         collate_fn: Turns a list of samples into a batch.
-        seed: Selects the samples.
-        most: Samples in one batch at most, so that a probe needs no more memory than a training step.
-        random_seed: Selects the random numbers that data sets and ``collate_fn`` draw; ``seed`` if not given.
+        seed: Seed of the choice of samples.
+        most: Maximum number of samples per batch, so that a probe batch is no larger than a training batch.
+        random_seed: Seed of the random numbers that data sets and ``collate_fn`` draw; ``seed`` if not given.
     """
 
     def __init__(
@@ -181,18 +180,18 @@ class ProbeReader:
 
 @dataclass(frozen=True)
 class Probes:
-    """The probes of one update, as one process reads them.
+    """The probes of one update, as one rank reads them.
 
     Args:
         reader: Reads the target, and collates.
-        pool: What the samples of domains, or of mixtures of them, are taken from.
+        pool: The pool of samples of domains, or of mixtures of them.
         update: Number of the update.
-        size: Samples of each domain over all processes (all of a domain, where it is smaller).
-        target_number: Which target it is.
-        target_size: Samples of the target set over all processes.
-        rank: Which share is this process's.
-        world_size: How many processes share them.
-        most: Samples in one batch at most, where that is less than the reader's.
+        size: Samples of each domain over all ranks (or the whole domain, if it is smaller).
+        target_number: Index of the target.
+        target_size: Samples of the target set over all ranks.
+        rank: The rank, which selects the share.
+        world_size: The number of ranks that share the probes.
+        most: Maximum number of samples per batch, if lower than the reader's.
     """
 
     reader: ProbeReader
@@ -221,12 +220,12 @@ class Probes:
         return len(self._of_target())
 
     def target(self) -> Iterator[Probe]:
-        """This process's share of the target samples."""
+        """This rank's share of the target samples."""
         for probe in self._by_label(self.reader.targets, self._of_target()):
             yield replace(probe, domains=np.full_like(probe.domains, -1))
 
     def by_domain(self, only: Sequence[int] | None = None) -> Iterator[Probe]:
-        """This process's share of the domains' samples, in batches of one domain each.
+        """This rank's share of the domains' samples, in batches of one domain each.
 
         Args:
             only: The domains to read; all if not given.
@@ -236,14 +235,14 @@ class Probes:
     def mixed(
         self, only: Sequence[int] | None = None, most: int | None = None, *, in_turn: bool = False
     ) -> Iterator[Probe]:
-        """This process's share of the domains' samples, in batches of many domains, as many on every process.
+        """This rank's share of the domains' samples, in batches of many domains, with equally many on every rank.
 
-        Where the samples do not divide evenly, the last processes repeat one that is marked as not to be counted.
+        If the samples do not divide evenly, the last ranks repeat a sample that is marked as not counted.
 
         Args:
             only: The domains to read; all if not given.
-            most: Samples in one batch at most; if not given, or more than :attr:`batch_size`, that.
-            in_turn: Takes a sample of each domain before another of the first, so that each batch is of many domains.
+            most: Maximum number of samples per batch; at most, and by default, :attr:`batch_size`.
+            in_turn: Alternates the domains sample by sample, so that each batch is of many domains.
         """
         size = min(most or self.batch_size, self.batch_size)
         choice = self.pool.chosen(self.update, self.size).of(only)
@@ -258,7 +257,7 @@ class Probes:
             yield replace(probe, domains=np.where(counted[start : start + len(probe.domains)], probe.domains, -1))
 
     def whole(self) -> "Probes":
-        """The same probes, all of them read by this process."""
+        """The same probes, all of them read by this rank."""
         return replace(self, rank=0, world_size=1)
 
     def in_batches_of(self, most: int) -> "Probes":
@@ -280,7 +279,7 @@ class Probes:
 
 
 def _runs(labels: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of each run of one label, cut to at most ``most`` samples."""
+    """Start and end of each run of equal labels, split into runs of at most ``most`` samples."""
     bounds = np.concatenate([[0], np.flatnonzero(np.diff(labels)) + 1, [len(labels)]])
     for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         for start in range(begin, end, most):

@@ -1,4 +1,4 @@
-"""What a checkpoint's mixture has in common with the one that goes on with it."""
+"""Compares the mixture of a checkpoint with the one that resumes from it."""
 
 import zlib
 from collections.abc import Mapping
@@ -9,21 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# of more domains, a checkpoint holds a checksum of the sizes
+# with more domains than this, a checkpoint contains only a checksum of the sizes
 _SIZES_KEPT = 4096
 
 
 def description(
     given: Tensor, sizes: NDArray[np.int64], targets: dict[str, int], seed: int, batch: int
 ) -> dict[str, Any]:
-    """The settings of a mixture as a checkpoint holds them; small, however many the domains.
+    """The settings of a mixture, as stored in a checkpoint; small for any number of domains.
 
     Args:
-        given: Weights that the user started with, ``[k]`` float64.
-        sizes: Samples of each domain, ``[k]``.
-        targets: Samples of each target.
-        seed: Selects the sequence.
-        batch: Samples of a batch over all processes.
+        given: Initial weights given by the user, ``[k]`` float64.
+        sizes: Number of samples in each domain, ``[k]``.
+        targets: Number of samples in each target.
+        seed: Seed of the sequence.
+        batch: Batch size over all ranks.
     """
     kept = {"sizes": torch.from_numpy(sizes.copy())} if len(sizes) <= _SIZES_KEPT else {}
     return kept | {
@@ -36,11 +36,11 @@ def description(
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any], names: tuple[str, ...], position: int) -> list[str]:
-    """What a resumed run has other than the checkpoint's, and what follows from it; without the weights.
+    """The settings of a resumed run that differ from the checkpoint's, with the consequences; without the weights.
 
     Args:
         saved: The :func:`description` in the checkpoint; an older one may lack parts.
-        now: That of the run that goes on, of the same domains.
+        now: The description of the resumed run, with the same domains.
         names: The domain names.
         position: Samples trained on so far.
     """
@@ -66,7 +66,7 @@ def differences(saved: dict[str, Any], now: dict[str, Any], names: tuple[str, ..
 
 
 def other_domains(before: list[str], now: tuple[str, ...]) -> str:
-    """How the domains differ from those before."""
+    """A description of the domains that were added and removed."""
     fresh, gone = [name for name in now if name not in set(before)], [name for name in before if name not in set(now)]
     if not fresh and not gone:
         return "the domains are in another order"
@@ -91,8 +91,8 @@ def by_name(state: dict[str, Any], names: tuple[str, ...], weights: Tensor) -> d
 
     Args:
         state: The state of a data module.
-        names: The domains that go on.
-        weights: Those that they start with, ``[k]`` float64.
+        names: The present domains.
+        weights: Their initial weights, ``[k]`` float64.
     """
     before = {name: index for index, name in enumerate(state["domain_names"])}
     after = {name: index for index, name in enumerate(names)}
@@ -103,7 +103,7 @@ def by_name(state: dict[str, Any], names: tuple[str, ...], weights: Tensor) -> d
     old_counts = composition["counts"]
     counts = torch.where(stays, old_counts[source.clamp(min=0)], 0)
     old_ids = composition.get("ids", torch.arange(len(before)))
-    # a domain's order is found by its number, which therefore stays its own
+    # a domain's order depends on its id, which therefore never changes
     unused = int(max(old_ids.max().item() + 1, composition.get("next_id", 0)))
     fresh = unused + torch.cumsum(~stays, 0) - 1
     newest = composition["segments"][-1]
@@ -123,7 +123,7 @@ def by_name(state: dict[str, Any], names: tuple[str, ...], weights: Tensor) -> d
 
 
 def shares_by_name(state: dict[str, Any], names: tuple[str, ...]) -> Tensor:
-    """Weights for other domains than a state's: the old ones' shares, and for a new domain an equal one.
+    """Weights for other domains than a state's: old domains keep their relative shares, new ones get ``1 / k`` each.
 
     Returns:
         Weights, ``[k]`` float64, not normalised.
@@ -144,7 +144,7 @@ def _listed(names: list[str]) -> str:
 def _streams_by_name(streams: dict[str, Any], moved: dict[int, int]) -> dict[str, Any]:
     if not streams:
         return streams
-    # older states have counts alone
+    # older states contain only counts
     drawn = {
         name: {str(moved[int(d)]): value for d, value in streams[name].items() if int(d) in moved}
         for name in ("progress", "counts")

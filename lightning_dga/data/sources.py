@@ -1,7 +1,7 @@
-"""Where the samples of the k domains are read from: a data set per domain, or one data set with labels.
+"""Sources of the samples of k domains: a data set per domain, or one data set with labels.
 
 A source turns (domain, position) into a sample. Positions count the samples drawn from a domain since the start;
-map-style data is walked without replacement in a fresh keyed order every epoch, a stream in its own order.
+map-style data is visited without replacement in a new keyed order every epoch, a stream in its own order.
 """
 
 import warnings
@@ -48,11 +48,11 @@ class Sources(Protocol):
         ...
 
     def shards(self, domain: int) -> int:
-        """Into how many shards a domain that is a stream can be split; 1 if it cannot."""
+        """Number of shards into which a domain that is a stream can be split; 1 if it cannot be split."""
         ...
 
     def shard_sizes(self, domain: int, num_shards: int) -> NDArray[np.float64]:
-        """About how much each shard of a stream holds, in any unit, ``[num_shards]``."""
+        """Approximate size of each shard of a stream, in any unit, ``[num_shards]``."""
         ...
 
 
@@ -66,7 +66,7 @@ class DatasetPerDomain:
     Raises:
         ValueError: If there is no domain, or a map-style one is empty.
         TypeError: If a domain is neither a map-style nor an iterable data set.
-        DataError: If a domain holds a Hugging Face stream that was split by rank, and cannot be made whole again.
+        DataError: If a domain holds a Hugging Face stream that was split by rank, and the split cannot be undone.
     """
 
     def __init__(self, domains: Mapping[str, Dataset], argument: str = "domains") -> None:
@@ -103,7 +103,7 @@ class DatasetPerDomain:
         return int(getattr(dataset, "num_shards", 1)) if can_be_split else 1
 
     def shard_sizes(self, domain: int, num_shards: int) -> NDArray[np.float64]:
-        """See :class:`Sources`. What a shard's ``size_hint`` says; else of how many shards of the stream it is made."""
+        """See :class:`Sources`. The shard's ``size_hint``, or else the number of the stream's own shards in it."""
         if num_shards == 1:
             return np.ones(1)
         shards = [self._shard(domain, shard, num_shards) for shard in range(num_shards)]
@@ -118,7 +118,7 @@ class DatasetPerDomain:
 
 
 class NoDomains(DatasetPerDomain):
-    """No domain at all: the targets of a mixture that has none."""
+    """An empty source, for the targets of a mixture without a target."""
 
     def __init__(self) -> None:
         self.names = ()
@@ -129,7 +129,7 @@ class LabelledDataset:
     """One map-style data set whose samples carry an integer domain label.
 
     Only labels that occur become domains, named by their number, in increasing order. Memory is one integer per sample
-    and three per domain, so that the clusters of a large crawl need no object each.
+    and three per domain; there is no object per domain, so that many clusters are cheap.
 
     Args:
         dataset: The samples.
@@ -183,9 +183,9 @@ class ShuffledOrder:
 
     Args:
         sizes: Samples in each domain, ``[k]`` int64.
-        seed: Selects the orders.
-        purpose: Keeps orders of one seed apart that serve different readers.
-        ids: The number that selects each domain's orders, ``[k]`` int64; its place if not given.
+        seed: Seed of the orders.
+        purpose: Separates the orders of several readers with the same seed.
+        ids: The id that selects each domain's orders, ``[k]`` int64; its index if not given.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class ShuffledOrder:
         self._purpose = purpose
 
     def indices(self, domains: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Index within its domain of each sample, ``[n]``; for a stream its position."""
+        """Index of each sample within its domain, ``[n]``; for a stream its position."""
         indices = positions.copy()
         finite = np.flatnonzero(self._sizes[domains])
         domain, size = domains[finite], self._sizes[domains[finite]]
