@@ -1,4 +1,4 @@
-"""Corpus to domains: embed documents, cluster them, count where a target falls. No model, no Trainer."""
+"""From a corpus to domains: embeds documents, clusters them, and counts a target's documents per cluster."""
 
 from lightning_dga.domains.basis import Basis, histogram_basis, reference_similarities
 from lightning_dga.domains.cluster import hierarchical_kmeans

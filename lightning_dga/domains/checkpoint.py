@@ -1,4 +1,4 @@
-"""Arrays that took long to make, kept until the work that they are part of is whole."""
+"""Finished parts of long work, kept until all of it is finished."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +17,18 @@ class Checkpoint:
     """A folder of finished parts.
 
     Args:
-        folder: Where they are kept; ``None`` keeps nothing.
+        folder: The folder; ``None`` keeps nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def has(self, part: str) -> bool:
-        """Whether a part was finished, now or by a process that was killed since."""
+        """Whether a part is finished, by this process or an earlier one."""
         return self._folder is not None and self._file(part).is_file()
 
     def kept(self, part: str, make: Callable[[], Arrays]) -> Arrays:
-        """The arrays of a part: read where it was finished before, else made and kept."""
+        """The arrays of a part: read if it was finished before, else made and kept."""
         if self.has(part):
             return read_arrays(self._file(part))
         arrays = make()

@@ -1,4 +1,4 @@
-"""Vectors to domains: k-means, and hierarchical k-means to as many leaves as a crawl has pockets."""
+"""Clusters vectors into domains by k-means or hierarchical k-means."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from lightning_dga.domains.leaf_counts import branching, share_leaves
 from lightning_dga.domains.threads import one_thread
 from lightning_dga.domains.tree import ClusterTree, members
 
-# as many vectors for each centroid as faiss's guidelines call enough
+# vectors per centroid that faiss's guidelines call sufficient
 _VECTORS_PER_CENTROID = 256
 _ROWS_AT_ONCE = 1 << 16
 _NODES_PER_PART = 16
@@ -58,13 +58,13 @@ def hierarchical_kmeans(
 
     Args:
         vectors: ``[n, d]`` float32.
-        clusters: How many leaves, k.
-        levels: Of the tree; 1 is plain k-means. By default :func:`default_levels`.
-        seed: Of the first guesses and the samples.
+        clusters: Number of leaves, k.
+        levels: Levels of the tree; 1 is plain k-means. By default :func:`default_levels`.
+        seed: Seed of the initial centroids and the samples.
         library: ``"scikit-learn"`` or ``"faiss"``.
         jobs: Threads that cluster nodes at the same time.
-        keep: A folder in which finished parts are kept, for a call with the same arguments to go on with.
-        progress: Whether to show it.
+        keep: A folder in which finished parts are kept, from which a call with the same arguments resumes.
+        progress: Whether to show progress.
 
     Returns:
         The tree, and the leaf of each vector, ``[n]``; every leaf has at least one.
@@ -107,7 +107,7 @@ def _grow(
     checkpoint: Checkpoint,
     progress: bool,
 ) -> Arrays:
-    """The next level of the tree, and how many leaves each of its nodes is to have."""
+    """The next level of the tree, and the number of leaves for each of its nodes."""
     level = len(tree.centroids)
     children = [branching(count, levels - level) for count in leaves.tolist()]
     title = f"level {level + 1} of {levels}"
@@ -143,7 +143,7 @@ def _fit(
     checkpoint: Checkpoint,
     title: str | None,
 ) -> list[Vectors]:
-    """Centroids of the children of each node, some nodes at a time, each time kept."""
+    """Centroids of the children of each node, computed and kept some nodes at a time."""
     from joblib import Parallel, delayed
 
     groups = [rows for _, rows in members(parents)]
@@ -153,7 +153,7 @@ def _fit(
         delayed(_fit_nodes)(vectors, groups[start:stop], children[start:stop], [seed, level, start], library)
         for start, stop in ((start, start + _NODES_PER_PART) for start in missing)
     )
-    # both libraries leave the interpreter's lock; processes would each load all that this package imports
+    # both libraries release the GIL; processes would each import the whole package
     made = iter(Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(tasks))
     centroids: list[Vectors] = []
     for start in tqdm(parts, desc=title, disable=title is None, unit=f" x {_NODES_PER_PART} nodes"):
@@ -179,7 +179,7 @@ def _packed(centroids: list[Vectors]) -> Arrays:
 
 
 def _hashes(vectors: Vectors) -> NDArray[np.uint64]:
-    """A number for each vector, ``[n]``, by which equal ones are known."""
+    """A hash of each vector, ``[n]``, equal for equal vectors."""
     odd = np.random.default_rng(0).integers(1 << 63, size=vectors.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(
         1
     )
@@ -191,7 +191,7 @@ def _hashes(vectors: Vectors) -> NDArray[np.uint64]:
 
 
 def _count_different(nodes: NDArray[np.int32], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """How many different vectors each node has, ``[nodes]``."""
+    """Number of distinct vectors in each node, ``[nodes]``."""
     order = np.lexsort((hashes, nodes))
     node, value = nodes[order], hashes[order]
     new = np.ones(len(order), dtype=bool)

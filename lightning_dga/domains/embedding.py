@@ -1,4 +1,4 @@
-"""What an embedding is, and how it is kept, so that a target is embedded as the corpus was."""
+"""The protocol of an embedding, and its storage, so that a target is embedded like the corpus."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -2,4 +2,4 @@
 
 
 class DomainsError(ValueError):
-    """A folder of domains, or what was asked of one, that cannot be used; the message says how to go on."""
+    """A folder of domains, or a request about one, that cannot be used; the message says what to do."""

@@ -1,4 +1,4 @@
-"""What a folder of domains keeps in files, read with an error that names the file where it is damaged."""
+"""Reads the files of a folder of domains, with errors that name a missing or damaged file."""
 
 import json
 import zipfile

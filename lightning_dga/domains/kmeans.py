@@ -1,4 +1,4 @@
-"""k-means of vectors that fit into memory, by whichever library is there."""
+"""k-means of vectors in memory, by scikit-learn or faiss."""
 
 import warnings
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from lightning_dga.domains.threads import one_thread
 
 Vectors = NDArray[np.float32]
 
-# where scikit-learn's guide says that mini-batches pay
+# number of samples from which scikit-learn's guide recommends mini-batches
 _LARGE = 10_000
 # products of this many numbers at once
 _BLOCK = 1 << 24
@@ -40,7 +40,7 @@ def fit_centroids(vectors: Vectors, clusters: int, seed: int, library: str) -> V
 
 
 def _replace_empty(vectors: Vectors, centroids: Vectors, clusters: int) -> Vectors:
-    """Puts centroids that no vector is nearest to on the vectors that are worst served."""
+    """Moves centroids of empty clusters to the vectors that are farthest from their centroids."""
     for _ in range(_ROUNDS):
         used, found = np.unique(nearest(vectors, centroids), return_inverse=True)
         centroids = centroids[used]

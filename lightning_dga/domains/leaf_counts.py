@@ -1,4 +1,4 @@
-"""How many leaves each branch of a tree gets."""
+"""The number of leaves of each branch of a tree."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""An array on disk that is filled from the top, and that a killed process leaves usable."""
+"""An array on disk that is filled row by row, and stays usable if the process is killed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A stage of long work on a folder: begun once, gone on with after a kill, and marked when it is whole."""
+"""A resumable stage of long work on a folder, marked when it is complete."""
 
 import shutil
 from pathlib import Path
@@ -10,15 +10,15 @@ from lightning_dga.domains.kept import read_json
 
 
 class ResumableStage:
-    """One stage, known by its name.
+    """One stage, identified by its name.
 
-    ``<name>.json`` marks that it is whole, and says with what settings it was made; ``<name>.partial`` holds what is
-    finished of one that is not.
+    ``<name>.json`` marks the stage as complete and contains its settings; ``<name>.partial`` contains the finished
+    parts of an incomplete stage.
 
     Args:
         folder: The folder of domains.
-        name: Of the stage.
-        settings: All that the result depends on, as JSON has it.
+        name: Name of the stage.
+        settings: Everything that the result depends on, as JSON values.
     """
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
@@ -45,12 +45,12 @@ class ResumableStage:
             write_json(self.partial / "settings.json", {"settings": self.settings})
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Marks the stage as whole, with what there is to know of it, and removes its parts."""
+        """Marks the stage as complete, with information about it, and removes its parts."""
         write_json(_marker(self.folder, self.name), {"settings": self.settings, **summary})
         shutil.rmtree(self.partial)
 
     def discard(self) -> None:
-        """Takes back the mark and the parts."""
+        """Removes the mark and the parts."""
         _marker(self.folder, self.name).unlink(missing_ok=True)
         shutil.rmtree(self.partial, ignore_errors=True)
 

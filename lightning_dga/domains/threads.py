@@ -1,4 +1,4 @@
-"""Sums in one order: what is made again after a kill must come out the same to the last bit."""
+"""A fixed order of sums, so that results recomputed after a kill are bit-identical."""
 
 from contextlib import AbstractContextManager
 

@@ -1,4 +1,4 @@
-"""Run folders to tables and pages. Reads files only; no model, no Trainer."""
+"""Tables and pages from run folders; reads files only."""
 
 from lightning_dga.report.page import page
 from lightning_dga.report.run_folder import RunFolderError, WeightsTable, find_runs, read_metrics, read_weights

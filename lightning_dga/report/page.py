@@ -1,4 +1,4 @@
-"""Run folders as one HTML page: which data helped, how the mixture moved, and what it came to."""
+"""Run folders as one HTML page: which domains helped, how the mixture moved, and the results."""
 
 import re
 from dataclasses import dataclass
@@ -201,7 +201,7 @@ def _in_words(run: _Run, helped: _Helped) -> str:
 
 def _moved(table: WeightsTable) -> str:
     start, end = np.array(table.weights[0]), np.array(table.weights[-1])
-    # the rounding of the files is no movement
+    # differences by rounding in the files do not count as movement
     if np.allclose(start, end, rtol=1e-9, atol=0):
         return "The mixture ended as it began."
     up, down = int(np.argmax(end - start)), int(np.argmin(end - start))
@@ -257,7 +257,7 @@ def _helped(table: WeightsTable) -> _Helped:
     values = np.array(table.alignments, dtype=np.float64).reshape(len(table.steps), len(table.domains))
     finite = np.isfinite(values)
     values = np.where(finite, values, 0.0)
-    # gradients are largest at the start, and one probe may explode: neither is to decide the mean by itself
+    # gradients are largest at the start, and one probe may explode; neither should dominate the mean
     strongest = np.abs(values).max(1, keepdims=True, initial=0.0)
     scaled = np.divide(values, strongest, out=np.zeros_like(values), where=strongest > 0)
     counts = finite.sum(0)

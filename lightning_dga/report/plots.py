@@ -1,4 +1,4 @@
-"""What a run did over its steps, as SVG text. The charts need matplotlib: the extra ``report``."""
+"""SVG charts of a run over its steps. They need matplotlib, in the extra ``report``."""
 
 import io
 import math

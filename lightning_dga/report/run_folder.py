@@ -19,7 +19,7 @@ _NEEDED = {"steps", "unit", "tokens"}
 
 
 class RunFolderError(ValueError):
-    """A folder that is not a run folder, or holds a run that would be lost."""
+    """A folder that is not a run folder, or that contains a run which would be overwritten."""
 
 
 @dataclass(frozen=True)

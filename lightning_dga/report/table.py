@@ -1,4 +1,4 @@
-"""Runs side by side: the rows are worked out once, and written as text or as HTML."""
+"""A table that compares runs; the rows are computed once, and written as text or as HTML."""
 
 import os
 from collections.abc import Sequence

@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """Plain documents: what a mixture of text is made of.
+    """The plain documents of a text mixture.
 
     Attributes:
         domains: Training documents by domain name.
         target: Documents of the target set.
         val: Held-out documents of the target's kind, to validate on; may be empty.
         test: More of them, to test on; may be empty.
-        name: What to call the corpus in a log.
+        name: Name of the corpus in log messages.
     """
 
     domains: Mapping[str, Sequence[str]]

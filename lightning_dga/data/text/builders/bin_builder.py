@@ -1,7 +1,7 @@
-"""From a corpus on disk to token ids on disk: in parallel, and going on where it was interrupted.
+"""Tokenises a corpus on disk to token ids on disk, in parallel and resumable after an interruption.
 
-The work is cut into parts of the input files. A finished part is a file of its own until all of its domain are finished
-and are joined, so that what was done before an interruption, of whatever kind, is not done again.
+The work is divided into parts of the input files. A finished part is a file of its own until all parts of its domain
+are finished and joined, so that parts finished before an interruption are not done again.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ T = TypeVar("T")
 TOKENIZER = "tokenizer.json"
 _SETTINGS = "settings.json"
 _PARTS = "parts"
-# 2: settings that tell of files that were written again
+# version 2: the settings also detect files that were rewritten
 _FORMAT = 2
 _MOST_PARTS = 1024
 _DOCUMENTS_AT_ONCE = 1000
@@ -44,7 +44,7 @@ _DOCUMENTS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class _Part:
-    """Some of a domain's files, and where their token ids go."""
+    """Some of a domain's files, and the output file for their token ids."""
 
     domain: str
     splits: Sequence[Split]
@@ -128,14 +128,14 @@ def _settings(
 
 
 def _fingerprint(stream: DocumentStream) -> str:
-    # parts too: what is finished of one is found by its number
+    # includes the parts, because a finished part is found by its number
     parts = json.dumps([[split.begin, split.end] for split in stream.splits])
     files = fingerprint(dict.fromkeys(split.url for split in stream.splits))
     return hashlib.sha256(f"{files} {parts}".encode()).hexdigest()
 
 
 def _claim(output: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder hold this work, or finds that it does already."""
+    """Claims the folder for this work, or checks that it already contains it."""
     file = output / _SETTINGS
     if file.is_file():
         if difference := _difference(_read_settings(file), settings):
@@ -161,7 +161,7 @@ def _read_settings(file: Path) -> dict[str, Any]:
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What a user is to be told of settings that are not the same; empty if they are."""
+    """A description of the settings that differ; empty if none do."""
     for key in [key for key in {**old, **new} if key != "files"]:
         if old.get(key) != new.get(key):
             return f"{key} was {old.get(key)!r}, and is {new.get(key)!r}"
@@ -209,7 +209,7 @@ def _parts(domain: str, stream: DocumentStream, output: Path, end_of_text: int) 
 
 
 def _finished(parts: Sequence[_Part], workers: int) -> Iterator[_Part]:
-    """Tokenises parts, and gives each when it is done."""
+    """Tokenises parts, and yields each when it is done."""
     if workers == 1 or len(parts) < 2:
         for part in parts:
             yield _tokenize(part)
@@ -248,7 +248,7 @@ def _join(domain: str, parts: Sequence[_Part], output: Path, dtype: type, end_of
     size = sum(part.output.stat().st_size for part in parts)
     if not size:
         raise DataError(f"Domain {domain!r} has no document; remove it or give it some.")
-    # among the parts, so that what a kill leaves behind goes when they go
+    # in the folder of the parts, so that leftovers of a killed run are removed together with them
     whole = output / _PARTS / file.name
     with atomic_write(whole) as joined:
         for part in parts:

@@ -45,7 +45,7 @@ def clustered_text_mixture(
         batch_size: Windows per batch and process.
         vocab_size: Most token ids, at least 257.
         context_length: Tokens that each window predicts; a sample is a LongTensor ``[context_length + 1]``.
-        tokens_per_domain: Most tokens to train on of each cluster, but always one window; all if not given.
+        tokens_per_domain: Maximum tokens to train on per cluster, but at least one window; all if not given.
         cache_dir: Keeps the token ids for the next run (:func:`tokenize_corpus`).
         seed: Selects the order in which documents are joined, and the sequence of training samples.
         **mixture_arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.
@@ -86,8 +86,7 @@ def pack_by_label(
 ) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
     """Joins the documents of each cluster in a random order, and cuts them to windows, as :func:`pack` does.
 
-    Every cluster has at least one window: one that is too short for it is repeated until it fills it, as if its few
-    documents were drawn again and again.
+    Every cluster has at least one window: the documents of a cluster that is too short are repeated to fill one.
 
     Args:
         documents: Token ids of each document.
@@ -135,7 +134,7 @@ def pack_by_label(
 
 
 def check_labels(file: str | Path, corpus: TextCorpus) -> None:
-    """Finds out whether labels are those of a corpus, by the ``cluster.json`` that ``dga-domains`` left beside them.
+    """Checks that labels belong to a corpus, by the ``cluster.json`` that ``dga-domains`` wrote beside them.
 
     Raises:
         DataError: If documents were changed, added, removed or reordered since, also where there are as many.
@@ -145,7 +144,7 @@ def check_labels(file: str | Path, corpus: TextCorpus) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         made_of = None
     if not made_of:
-        # labels of a user's own, or of an earlier version
+        # labels made by the user, or by an older version
         return
     now = {name: DocumentDigest(documents).hexdigest() for name, documents in corpus.domains.items()}
     if list(made_of.items()) != list(now.items()):

@@ -35,8 +35,8 @@ def folder_corpus(
         target: The ``<name>`` of the target, whose documents :func:`split_target` splits.
         target_documents: How many documents of the target set to keep, drawn at random; all if not given. A larger
             number keeps more of the same. Validation and test stay whole.
-        target_seed: Of the draw.
-        at_least: How many domains there have to be; one is enough where clusters of documents are mixed.
+        target_seed: Seed of the draw.
+        at_least: Minimum number of domains; one is enough if clusters of documents are mixed.
 
     Returns:
         The corpus, with its domains in sorted order.
@@ -89,7 +89,7 @@ def folder_domains(root: str | Path) -> dict[str, FolderDocuments]:
 def folder_target(
     root: str | Path, target: str, *, target_documents: int | None = None, target_seed: int = 0
 ) -> list[str]:
-    """The target set that :func:`folder_corpus` makes of the same arguments: never a document of validation or test."""
+    """The target set of :func:`folder_corpus` for the same arguments, without validation and test documents."""
     return _target_parts(Path(root), target, target_documents, target_seed)[0]
 
 
@@ -140,7 +140,7 @@ def corpus_entries(root: Path) -> dict[str, Path]:
     entries: dict[str, Path] = {}
     unread: list[str] = []
     for path in sorted(root.iterdir()):
-        # a link to the corpus itself or to a folder around it would make one domain of all
+        # a link to the corpus itself or to a parent folder would be read as one domain with all documents
         if is_hidden(path.name) or (path.is_dir() and root.resolve().is_relative_to(path.resolve())):
             continue
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""From a corpus of text to the data module that mixes its domains."""
+"""Makes a data module from a text corpus, with its domains as the mixture's domains."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -32,20 +32,20 @@ def text_mixture(
 ) -> MixtureDataModule:
     """Tokenises and packs a corpus, and mixes its domains.
 
-    The tokenizer is trained on all documents of the domains, whatever ``tokens_per_domain`` keeps, so that losses in
-    nats per token compare between caps. It never sees the target.
+    The tokenizer is trained on all documents of the domains, regardless of ``tokens_per_domain``, so that losses in
+    nats per token are comparable between caps. It is not trained on the target.
 
     Args:
         corpus: The documents.
-        batch_size: Windows per batch and process.
-        vocab_size: Most token ids, at least 257.
+        batch_size: Windows per batch and rank.
+        vocab_size: Maximum vocabulary size, at least 257.
         context_length: Tokens that each window predicts; a sample is a LongTensor ``[context_length + 1]``.
-        tokens_per_domain: Most tokens to train on of each domain; all if not given. Whole documents are taken in a
-            random order and the last one is cut. What is taken of a domain depends on ``sample_seed`` and its name, not
-            on the other domains, and a larger cap takes more of the same.
-        cache_dir: Keeps the token ids for the next run (:func:`tokenize_corpus`).
-        seed: Selects the sequence of training samples.
-        sample_seed: Selects what a cap keeps, and the order in which documents are joined; ``seed`` if not given.
+        tokens_per_domain: Maximum tokens to train on per domain; all if not given. Whole documents are taken in a
+            random order and the last one is truncated. The choice depends on ``sample_seed`` and the domain's name, not
+            on other domains, and a larger cap extends a smaller one.
+        cache_dir: Folder that caches the token ids for later runs (:func:`tokenize_corpus`).
+        seed: Seed of the sequence of training samples.
+        sample_seed: Seed of the capped choice, and of the order in which documents are joined; ``seed`` if not given.
         **mixture_arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.
 
     Returns:
@@ -109,7 +109,11 @@ def pack_part(
     context_length: int,
     most: int | None = None,
 ) -> PackedTokens:
-    """Packs what a corpus has of one kind; an error says that it is too short."""
+    """Packs one part of a corpus.
+
+    Raises:
+        DataError: If it is too short for one window.
+    """
     windows = pack(documents, context_length, END_OF_TEXT_ID)
     if not len(windows):
         tokens = sum(map(len, documents)) + len(documents)
@@ -126,6 +130,6 @@ def _sample(documents: TokenizedDocuments, name: str, seed: int, tokens: int | N
     order = np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, key]).permutation(len(documents))
     if tokens is not None:
         lengths = np.diff(documents.ends, prepend=0)[order] + 1
-        # one more than is predicted: nothing predicts the first
+        # one more than the predicted tokens, because the first is not predicted
         order = order[: np.searchsorted(np.cumsum(lengths), tokens + 1) + 1]
     return [documents[index] for index in order.tolist()]

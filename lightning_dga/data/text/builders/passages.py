@@ -1,4 +1,4 @@
-"""Pieces of text to documents of a moderate size."""
+"""Joins pieces of text into documents of moderate size."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,8 +9,8 @@ def passages(pieces: Iterable[str], separator: str, characters: int) -> Iterator
     Args:
         pieces: Paragraphs, definitions, lines, …
         separator: What to join them with.
-        characters: The longest a document may be. A longer piece is cut at line ends; only a longer line makes a longer
-            document.
+        characters: Maximum length of a document. A longer piece is split at line ends; only a longer line gives a
+            longer document.
 
     Example:
         >>> list(passages(["one", "two", "three"], " ", characters=8))

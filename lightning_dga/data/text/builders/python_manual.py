@@ -12,8 +12,8 @@ _PARAGRAPH_END = re.compile(r"\n\s*\n")
 def manual_topics(library: Path) -> list[list[str]]:
     """Reads the manual's topics, each paragraph once.
 
-    Topics overlap: the long ones hold chapters, the short ones repeat sections of them. A paragraph stays where it is
-    first, the longest topics first, so that none can end up on both sides of a split.
+    Topics overlap: long ones contain chapters, and short ones repeat sections of them. A paragraph is kept only in the
+    longest topic that contains it, so that it cannot be on both sides of a split.
 
     Args:
         library: The folder of the standard library.

@@ -1,4 +1,4 @@
-"""What Python source files hold: code, docstrings, comments and messages, taken apart without importing anything."""
+"""Extracts code, docstrings, comments and messages from Python source files, without importing them."""
 
 import ast
 import hashlib
@@ -15,7 +15,7 @@ _SKIPPED_FOLDERS = frozenset(
     {"distutils", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "tkinter", "turtledemo"}
     | {"test", "tests", "site-packages", "dist-packages"}
 )
-# written for one machine: its paths, flags and local additions
+# machine-specific files, with paths, flags and local additions
 _SKIPPED_FILES = re.compile(r"_sysconfig|sitecustomize|usercustomize")
 
 _MESSAGE = re.compile(r".*(?:[A-Za-z',]{2,} ){3}[A-Za-z']{2,}.*")
@@ -23,9 +23,9 @@ _TABLE_ROW = re.compile(r" {4}['\"0].*")
 
 
 def source_files(library: Path) -> list[Path]:
-    """The ``.py`` files of the packages in a folder, in a fixed order that does not follow their names.
+    """The ``.py`` files of the packages in a folder, in a fixed pseudo-random order.
 
-    So the first few of them are from all over the library.
+    The first few of them therefore come from all parts of the library.
     """
     files = [*_modules(library)]
     return sorted(files, key=lambda file: hashlib.sha256(file.relative_to(library).as_posix().encode()).digest())

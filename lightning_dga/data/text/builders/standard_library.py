@@ -78,7 +78,7 @@ def _tables(library: Path) -> list[str]:
 
 
 def _unique(files: Iterable[list[str]]) -> Iterator[list[str]]:
-    """Leaves out what an earlier file or piece has said: licences, methods documented alike, rows of code pages."""
+    """Removes pieces that occurred before: licences, repeated method docstrings, rows of code pages."""
     seen: set[str] = set()
     for pieces in files:
         kept = [piece for piece in dict.fromkeys(pieces) if piece not in seen]

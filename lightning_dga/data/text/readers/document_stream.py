@@ -81,7 +81,7 @@ class DocumentStream(IterableDataset[str]):
 
     @property
     def num_shards(self) -> int:
-        """Into how many shards it can be split."""
+        """Number of shards into which it can be split."""
         return len(self.splits)
 
     @property
@@ -96,15 +96,15 @@ class DocumentStream(IterableDataset[str]):
         return part
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which pass the next iteration is."""
+        """Sets the number of the pass for the next iteration."""
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iteration is, just behind the document that it gave last."""
+        """The position of the iteration, right after the last document that it yielded."""
         return {"position": list(self._position)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes the next iteration begin where the state was taken."""
+        """Makes the next iteration start from the state."""
         split, at = state_dict["position"]
         self._position = (int(split), int(at))
 
@@ -138,7 +138,7 @@ def _size(split: Split) -> int:
         return split.end - split.begin
     try:
         size = file_size(split.url)
-    except OSError:  # told when it is read
+    except OSError:  # raised again when the file is read
         return 0
     return _COMPRESSION * size if is_compressed(split.url) else size - split.begin
 

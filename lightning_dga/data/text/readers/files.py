@@ -44,7 +44,7 @@ def file_size(url: str) -> int:
 
 
 def damage() -> tuple[type[Exception], ...]:
-    """What reading a file raises that is cut off, is damaged, or cannot be reached."""
+    """The errors raised when reading a file that is truncated, damaged or unreachable."""
     errors: list[type[Exception]] = [OSError, EOFError, zlib.error]
     for library, error in ((_lzma, "LZMAError"), (_zstd, "ZstdError")):
         with suppress(ImportError):
@@ -58,7 +58,7 @@ def is_compressed(url: str) -> bool:
 
 
 def kind(url: str) -> str:
-    """What ends a file's name, compressed or not: ``"jsonl"``, ``"parquet"``, ``"txt"`` and the like.
+    """The format by a file's name, compressed or not: ``"jsonl"``, ``"parquet"``, ``"txt"`` and so on.
 
     Example:
         >>> kind("a.jsonl.gz"), kind("A.JSONL.GZ"), kind("a.ndjson")

@@ -1,11 +1,11 @@
-"""Whether files are those that something was made of: by their names, sizes and times, without reading them."""
+"""A fingerprint of files by their names, sizes and modification times, without reading them."""
 
 import hashlib
 from collections.abc import Iterable
 
 import fsspec
 
-# what kinds of storage that fsspec knows say of the content or of its last change
+# keys under which fsspec file systems report a content hash or the last modification
 _CHANGES = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag", "md5Hash", "generation", "version_id")
 
 

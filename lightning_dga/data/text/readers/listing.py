@@ -1,4 +1,4 @@
-"""Which files a path stands for: what editors, browsers and file systems leave beside data is not data."""
+"""Lists the files that a path stands for, without files left by editors, browsers and file systems."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is no data, and is passed over without a word.
+    """Whether a file or folder of that name is not data, and is skipped without a warning.
 
     That is what begins with a dot (``.ipynb_checkpoints``, ``._wiki.jsonl``, ``.git``), what an editor, a browser or a
     killed writer left (``wiki.jsonl~``, ``.swp``, ``.tmp``, ``.part``, ``.crdownload``), and the markers of Spark and

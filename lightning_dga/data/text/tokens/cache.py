@@ -15,7 +15,7 @@ _logger = logging.getLogger(__name__)
 
 
 def save_arrays(file: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Writes arrays to a file that appears complete or not at all, also where processes race; makes its folder."""
+    """Writes arrays to a file atomically, also if several processes write it; creates its folder."""
     with atomic_write(file) as stream:
         np.savez(stream, allow_pickle=False, **arrays)
 

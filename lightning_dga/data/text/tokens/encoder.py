@@ -1,4 +1,4 @@
-"""Documents to token ids with a tokenizer of the user's own: all ids of a document, and none that are not of it."""
+"""Encodes documents with a user's tokenizer, without truncation, padding or added special tokens."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     TokenizerLike: TypeAlias = "Tokenizer | PreTrainedTokenizerFast | DocumentEncoder | str | Path"
 
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
-# by what models of the families of GPT, Llama, T5, Gemma and BERT end a document, the first that a tokenizer knows
+# end-of-document tokens of the GPT, Llama, T5, Gemma and BERT families; the first one in the vocabulary is used
 SEPARATORS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
 
 
@@ -56,7 +56,7 @@ class DocumentEncoder:
         self.tokenizer: Tokenizer
         self.end_of_text: int
         if isinstance(tokenizer, DocumentEncoder):
-            # copied and cleaned already, which takes time for a large vocabulary
+            # already copied and cleaned; doing it again is slow for a large vocabulary
             self.tokenizer = tokenizer.tokenizer
             self.end_of_text = _separator(
                 self.tokenizer, tokenizer.end_of_text if end_of_text is None else end_of_text, None
@@ -91,7 +91,7 @@ class DocumentEncoder:
 
     def _ids(self, documents: Sequence[str]) -> list[list[int]]:
         try:
-            # one alone starts no threads, which a process that is forked later would miss
+            # encoding a single document starts no threads, which would be lost in a process forked later
             if len(documents) == 1:
                 return [self.tokenizer.encode(documents[0], add_special_tokens=False).ids]
             batch = self.tokenizer.encode_batch(list(documents), add_special_tokens=False)
@@ -127,7 +127,7 @@ class DocumentEncoder:
 
 
 def _backend(tokenizer: Any) -> "tuple[Tokenizer, str | None]":
-    """A tokenizer of the library, and the token that its owner names as the end of a text."""
+    """A ``tokenizers.Tokenizer``, and the end-of-text token that its configuration names."""
     if isinstance(tokenizer, str | Path):
         return _from_path(Path(tokenizer))
     if isinstance(tokenizer, tokenizers_library().Tokenizer):

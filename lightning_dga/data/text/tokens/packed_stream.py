@@ -1,4 +1,4 @@
-"""Documents to training samples while they are read: tokenised, joined, and cut to windows of one length."""
+"""Streams documents as training samples: tokenised, joined, and cut into windows of fixed length."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lightning_dga.data.text.tokens.encoder import TokenizerLike
 
-# documents that are read again at most, and not encoded, to come back to one
+# maximum number of documents that are read again, without encoding, to return to a position
 _ANCHOR_EVERY = 16
 _KEYS_SHOWN = 12
 
@@ -35,8 +35,8 @@ class PackedStream(IterableDataset[Tensor]):
     before it, so that each token but the first is predicted once. At the end of a pass, tokens that fill no window are
     dropped.
 
-    A document is encoded as a whole. The state holds no document, however long: a resumed run reads and encodes the one
-    again that it was in.
+    A document is encoded as a whole. The state does not contain documents: a resumed run reads and encodes the current
+    one again.
 
     Args:
         documents: An iterable of strings, such as :class:`~lightning_dga.data.text.DocumentStream`, or of records that
@@ -76,17 +76,17 @@ class PackedStream(IterableDataset[Tensor]):
 
     @property
     def tokenizer(self) -> "Tokenizer":
-        """What encodes the documents: a copy of what was given, which neither truncates nor pads."""
+        """The tokenizer of the documents: a copy of the one given, without truncation and padding."""
         return self.encoder.tokenizer
 
     @property
     def num_shards(self) -> int:
-        """Into how many shards its documents can be split."""
+        """Number of shards into which its documents can be split."""
         return int(getattr(self.documents, "num_shards", 1))
 
     @property
     def size_hint(self) -> float | None:
-        """About how much its documents hold, where they tell."""
+        """Approximate size of its documents, if they report one."""
         hint: float | None = getattr(self.documents, "size_hint", None)
         return hint
 
@@ -98,16 +98,16 @@ class PackedStream(IterableDataset[Tensor]):
         return part
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which pass the next iteration is."""
+        """Sets the number of the pass for the next iteration."""
         if hasattr(self.documents, "set_epoch"):
             self.documents.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iteration is: a state of the documents, and how many of them, and of whose tokens, came since."""
+        """The position of the iteration: a state of the documents, and the documents and tokens used since."""
         return self._place.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Makes the next iteration begin where the state was taken."""
+        """Makes the next iteration start from the state."""
         self._place = _Place.from_state_dict(state_dict)
         if self._place.anchor is not None:
             self.documents.load_state_dict(self._place.anchor)
@@ -154,7 +154,7 @@ class PackedStream(IterableDataset[Tensor]):
         return text
 
     def _behind(self, place: "_Place") -> "_Place":
-        """The place behind a document: one more to skip, or none behind a new state of the documents."""
+        """The position after a document: one more to skip, or none after a new state of the documents."""
         if place.skip + 1 < _ANCHOR_EVERY or not tells_its_state(self.documents):
             return replace(place, skip=place.skip + 1)
         return replace(place, skip=0, anchor=deepcopy(self.documents.state_dict()))
@@ -162,13 +162,13 @@ class PackedStream(IterableDataset[Tensor]):
 
 @dataclass(frozen=True)
 class _Place:
-    """A place in a stream of documents.
+    """A position in a stream of documents.
 
     Attributes:
-        anchor: A state of the documents; ``None`` for their beginning.
-        skip: Documents behind it whose tokens were all used.
-        left: Tokens before the next document that are to be given, less than a window.
-        given: Tokens of the next document that are not.
+        anchor: A state of the documents; ``None`` for their start.
+        skip: Number of documents after the anchor whose tokens were all used.
+        left: Tokens before the next document that are still to be used, fewer than a window.
+        given: Number of tokens of the next document that were used already.
     """
 
     anchor: Any = None

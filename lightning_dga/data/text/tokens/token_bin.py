@@ -24,10 +24,10 @@ BIN, DESCRIPTION = ".bin", ".bin.json"
 
 @dataclass(frozen=True)
 class BinDescription:
-    """What is written beside a file of token ids.
+    """The description written beside a file of token ids.
 
     Attributes:
-        tokens: How many, separators included.
+        tokens: Number of tokens, including separators.
         dtype: ``"uint16"`` or ``"uint32"``, little-endian.
         end_of_text: Id of the separator that follows every document.
         tokenizer: SHA-256 of the tokenizer's file.
