@@ -206,17 +206,17 @@ class Probes:
 
     @property
     def batch_size(self) -> int:
-        """Samples in one batch at most."""
+        """Maximum number of samples per batch."""
         return min(self.most or self.reader.most, self.reader.most)
 
     @property
     def samples(self) -> int:
-        """Samples of all domains, over all processes."""
+        """Number of samples of all domains, over all ranks."""
         return len(self.pool.chosen(self.update, self.size))
 
     @property
     def target_samples(self) -> int:
-        """Samples of the target set, over all processes."""
+        """Number of samples of the target set, over all ranks."""
         return len(self._of_target())
 
     def target(self) -> Iterator[Probe]:

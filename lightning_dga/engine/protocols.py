@@ -49,7 +49,7 @@ class Mixture(Protocol):
 
     @property
     def samples_seen(self) -> Tensor:
-        """Training samples drawn from each domain so far, over all processes, ``[k]``."""
+        """Training samples drawn from each domain so far, over all ranks, ``[k]``."""
         ...
 
     def probes(self, update: int, size: int, *, target: int = 0, mixtures: Tensor | None = None) -> Probes:

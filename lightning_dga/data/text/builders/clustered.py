@@ -42,8 +42,8 @@ def clustered_text_mixture(
     Args:
         corpus: The documents; which of its domains one comes from does not matter.
         labels: Cluster of each document, in the order of the domains and of the documents in each.
-        batch_size: Windows per batch and process.
-        vocab_size: Most token ids, at least 257.
+        batch_size: Windows per batch and rank.
+        vocab_size: Maximum vocabulary size, at least 257.
         context_length: Tokens that each window predicts; a sample is a LongTensor ``[context_length + 1]``.
         tokens_per_domain: Maximum tokens to train on per cluster, but at least one window; all if not given.
         cache_dir: Keeps the token ids for the next run (:func:`tokenize_corpus`).

@@ -77,7 +77,7 @@ def token_bins_mixture(
     Args:
         root: The folder.
         target: ``<name>`` of the target, whose documents :func:`~lightning_dga.data.text.split_target` splits.
-        batch_size: Windows per batch and process.
+        batch_size: Windows per batch and rank.
         vocab_size: Token ids that the model has; an error if the tokenizer has more.
         context_length: Tokens that each window predicts; a sample is a LongTensor ``[context_length + 1]``.
         **arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.

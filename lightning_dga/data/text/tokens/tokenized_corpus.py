@@ -78,7 +78,7 @@ def tokenize_corpus(corpus: TextCorpus, vocab_size: int, cache_dir: str | Path |
 
     Args:
         corpus: The documents.
-        vocab_size: Most token ids, at least 257.
+        vocab_size: Maximum vocabulary size, at least 257.
         cache_dir: A folder that keeps the result, under a hash of the documents and of ``vocab_size``. Several
             processes may share it. An entry that cannot be read is made again.
 
