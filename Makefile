@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
+# a model this small gains nothing from a second thread, and where the cores are busy threads wait for one another
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help demo test test-numerics test-slow test-cluster lint types notebooks clean
 
@@ -22,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/dga-train -m experiment=demo callbacks=uniform,dga overwrite=true
+	$(ONE_THREAD) $(BIN)/dga-train -m experiment=demo callbacks=uniform,dga overwrite=true
 	$(BIN)/dga-report runs/demo/uniform_seed0 runs/demo/dga_seed0
 
 test: lint types $(READY)
@@ -53,7 +55,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 notebooks: $(READY)
-	$(BIN)/python -m pytest -o addopts= --nbmake --nbmake-timeout=600 notebooks
+	$(ONE_THREAD) $(BIN)/python -m pytest -o addopts= --nbmake --nbmake-timeout=1800 notebooks
 
 clean:
 	rm -rf $(VENV) runs build dist
