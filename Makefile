@@ -10,7 +10,7 @@ ONE_THREAD := OMP_NUM_THREADS=1
 .PHONY: help demo test test-numerics test-slow test-cluster lint types notebooks clean
 
 help:
-	@echo "make demo          train with a uniform mixture and with DGA on real text, and compare (about 3 minutes)"
+	@echo "make demo          train with a uniform mixture and with DGA on real text, and compare (about 4 minutes)"
 	@echo "make test          lint, types and the fast tests (about 10 minutes on two cores)"
 	@echo "make test-numerics the tests of numerics on each of the processor's instruction sets (about 4 minutes)"
 	@echo "make test-slow     tests that train for minutes"
