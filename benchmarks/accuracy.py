@@ -189,6 +189,7 @@ def rows(models: list[str], precisions: list[str], seeds: int, steps: int, every
 
 
 def main() -> None:
+    # an estimator that gives way warns; the table counts it
     warnings.filterwarnings("ignore")
     logging.disable(logging.INFO)
     parser = argparse.ArgumentParser(description=__doc__)

@@ -21,6 +21,16 @@ SETTING = {
     "domains": "k",
     "precision": "precision",
 }
+
+
+def error_along_training(row: Row) -> str:
+    """The largest error of what was measured, and how much was refused."""
+    if row["value"] is None:
+        return "refused"
+    refused = f" ({row['refused']} of {row['measurements']} refused)" if row["refused"] else ""
+    return f"{row['value']:.0e}{refused}"
+
+
 # measures whose rows differ in the estimator alone: a column for each
 BY_ESTIMATOR: dict[str, tuple[dict[str, Any], Any]] = {
     "overhead": (SETTING, lambda row: "refused" if row["value"] is None else f"{row['value']:.2%}"),
@@ -29,7 +39,7 @@ BY_ESTIMATOR: dict[str, tuple[dict[str, Any], Any]] = {
     "error": (SETTING, lambda row: "refused" if row["value"] is None else f"{row['value']:.0e}"),
     "error_along_training": (
         {"model": "model", "precision": "precision", "tolerance": lambda row: f"{row['tolerance']:.0e}"},
-        lambda row: error_along_training(row),  # noqa: PLW0108  (defined below)
+        error_along_training,
     ),
     "rounding": ({"model": "model", "precision": "precision"}, lambda row: f"{row['value']:.0e}"),
 }
@@ -129,14 +139,6 @@ def table(measure: str, rows: list[Row]) -> str:
     lines.insert(1, ["---"] * len(lines[0]))
     caption = f"{CAPTIONS[measure]}:\n\n" if measure in CAPTIONS else ""
     return caption + "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def error_along_training(row: Row) -> str:
-    """The largest error of what was measured, and how much was refused."""
-    if row["value"] is None:
-        return "refused"
-    refused = f" ({row['refused']} of {row['measurements']} refused)" if row["refused"] else ""
-    return f"{row['value']:.0e}{refused}"
 
 
 def losses(rows: list[Row]) -> str:

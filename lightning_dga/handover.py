@@ -24,6 +24,9 @@ class Handover:
     """
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._owner = os.getpid()
         self._file = Path(tempfile.gettempdir()) / f"lightning-dga-{uuid.uuid4().hex}.pt"
         weakref.finalize(self, _remove, self._file, self._owner)
@@ -34,7 +37,7 @@ class Handover:
         if getattr(current_process(), "_inheriting", False):
             vars(self).update(state)
         else:
-            self.__init__()  # type: ignore[misc]
+            self._begin()
 
     def give(self, trainer: Any, state: Callable[[], dict[str, Any]]) -> None:
         """Hands a state over at the end of a run; does nothing in the process that called ``fit``.

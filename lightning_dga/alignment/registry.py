@@ -1,26 +1,28 @@
-"""Registry of estimators by name, including user-defined ones."""
+"""Estimators by name, those of a user's own among them."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-# a callable without arguments that returns an Estimator, a StepEstimator or an Auto
-ESTIMATORS: dict[str, Callable[[], Any]] = {}
+from lightning_dga.core.registry import Registry
+
+# each takes no argument and makes an Estimator, a StepEstimator or an Auto
+ESTIMATORS = Registry("estimator")
 _Make = TypeVar("_Make", bound=Callable[..., Any])
 
 
 def register_estimator(name: str) -> Callable[[_Make], _Make]:
-    """Registers an estimator so that it can be given by name: to the callback, on a command line and in a config.
+    """Lets an estimator be given by name: to the callback, on a command line and in a config.
 
-    ``estimator="auto"`` chooses only among the package's own estimators, because it has to know their costs.
+    ``estimator="auto"`` chooses among the package's own only, because it has to know the cost of each.
 
     Args:
-        name: The name of the estimator.
+        name: Its name.
 
     Returns:
-        A decorator for the estimator's class, which must be constructible without arguments.
+        A decorator for the class of the estimator, which can be made without arguments.
 
     Raises:
-        ValueError: If the name is taken by another estimator.
+        ValueError: If another estimator has the name.
 
     Example::
 
@@ -31,11 +33,4 @@ def register_estimator(name: str) -> Callable[[_Make], _Make]:
 
         DynamicGradientAlignment(estimator="last_layer")
     """
-
-    def register(make: _Make) -> _Make:
-        if ESTIMATORS.get(name, make) is not make:
-            raise ValueError(f"`name` {name!r} is that of the estimator {ESTIMATORS[name]!r}; choose another.")
-        ESTIMATORS[name] = make
-        return make
-
-    return register
+    return ESTIMATORS.register(name)

@@ -5,9 +5,10 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any, TypeVar
 
+from lightning_dga.core.registry import Registry
 from lightning_dga.reweighting.rule import Rule
 
-RULES: dict[str, Callable[..., Rule]] = {}
+RULES = Registry("rule")
 _Make = TypeVar("_Make", bound=Callable[..., Rule])
 
 
@@ -37,14 +38,7 @@ def register_rule(name: str) -> Callable[[_Make], _Make]:
 
         DynamicGradientAlignment(rule="favourite")
     """
-
-    def register(make: _Make) -> _Make:
-        if RULES.get(name, make) is not make:
-            raise ValueError(f"`name` {name!r} is that of the rule {RULES[name]!r}; choose another.")
-        RULES[name] = make
-        return make
-
-    return register
+    return RULES.register(name)
 
 
 def make_rule(name: str, **settings: Any) -> Rule:
@@ -82,4 +76,5 @@ def make_rule(name: str, **settings: Any) -> Rule:
             f"`rule` {name!r} needs `prior`: how the target spreads over the domains, one number for each. "
             "`dga-domains histogram DIR TARGET` counts it."
         )
-    return make(**given)
+    rule: Rule = make(**given)
+    return rule

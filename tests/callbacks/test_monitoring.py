@@ -8,16 +8,15 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
-from torch import nn
 
 from lightning_dga import DynamicGradientAlignment
-from tests.helpers.toys import Plain, Points, mixture, trainer
+from tests.helpers.toys import Plain, Points, TwoOptimizers, mixture, trainer
 
 SHOWN = {"dga/target_loss", "dga/target_norm", "dga/effective_domains", "dga/staleness", "dga/weights_version"}
 SHOWN |= {f"dga/{what}/domain{i}" for what in ("weight", "alignment") for i in range(3)}
 
 
-class SampleDimension(Logger):
+class Rows(Logger):
     """Keeps what is logged, by step."""
 
     name, version = "rows", 0
@@ -134,7 +133,7 @@ def test_what_the_module_logs_is_as_without_the_callback():
 
     def logged(*callbacks):
         torch.manual_seed(0)
-        rows = SampleDimension()
+        rows = Rows()
         fit = trainer(*callbacks, logger=rows, log_every_n_steps=1, max_epochs=2, max_steps=-1)
         fit.fit(Talkative(), datamodule=mixture(batches_per_epoch=3))
         ours = {name for name in fit.callback_metrics if name in SHOWN or name.startswith("dga/si")} | {"dga/seconds"}
@@ -144,31 +143,9 @@ def test_what_the_module_logs_is_as_without_the_callback():
     assert logged(backward(1, rule="static"), EarlyStopping("dga/target_loss", patience=9)) == logged()
 
 
-class TwoOptimizers(Plain):
-    """Steps two optimizers by hand in every batch, so that ``global_step`` rises by two."""
-
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-        self.other = nn.Linear(4, 1)
-
-    def alignment_loss(self, batch):
-        return self.loss(batch)
-
-    def training_step(self, batch, batch_idx):
-        for optimizer, part in zip(self.optimizers(), (self.layers, self.other), strict=True):
-            optimizer.zero_grad()
-            self.manual_backward(((part(batch[0]) - batch[1]) ** 2).mean())
-            optimizer.step()
-        self.log("train/step", float(batch_idx))
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(part.parameters(), 0.01) for part in (self.layers, self.other)]
-
-
 @pytest.mark.parametrize("period", [1, 3])
 def test_a_step_of_two_optimizers_is_one_step(period):
-    rows = SampleDimension()
+    rows = Rows()
     fit = trainer(backward(period), logger=rows, log_every_n_steps=1, max_steps=24)
     fit.fit(TwoOptimizers(), datamodule=mixture())
     assert rows.steps_of("train/step") == list(range(12))
@@ -181,7 +158,7 @@ def test_batches_that_only_accumulate_by_hand_are_no_steps():
             if batch_idx % 3 == 2:
                 super().training_step(batch, batch_idx)
 
-    rows = SampleDimension()
+    rows = Rows()
     fit = trainer(backward(2), logger=rows, log_every_n_steps=1, max_steps=8)
     fit.fit(Accumulates(), datamodule=mixture())
     assert rows.steps_of("dga/target_loss") == [5, 11]
@@ -189,7 +166,7 @@ def test_batches_that_only_accumulate_by_hand_are_no_steps():
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_logged_step_is_that_of_the_same_batch(accumulate):
-    rows = SampleDimension()
+    rows = Rows()
     fit = trainer(backward(2), logger=rows, log_every_n_steps=1, max_steps=6, accumulate_grad_batches=accumulate)
     fit.fit(Plain(), datamodule=mixture(batches_per_epoch=30))
     assert rows.steps_of("dga/target_loss") == [1, 3, 5]

@@ -7,7 +7,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
 from lightning_dga.reweighting import DGA, DistributionReweighting, DoReMi, Importance
-from tests.helpers.toys import Plain, Points, mixture, trainer
+from tests.helpers.toys import Plain, Points, TwoOptimizers, mixture, trainer
 
 
 class Saves(Callback):
@@ -21,32 +21,13 @@ class Saves(Callback):
             trainer.save_checkpoint(self.file)
 
 
-class SampleDimension(Callback):
+class Rows(Callback):
     def __init__(self):
         self.rows = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         data = trainer.datamodule
         self.rows.append((trainer.global_step, batch[2].tolist(), data.weights.tolist(), data.weights_version))
-
-
-class TwoOptimizers(Plain):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-        self.other = torch.nn.Linear(4, 1)
-
-    def alignment_loss(self, batch):
-        return self.loss(batch)
-
-    def training_step(self, batch, batch_idx):
-        for optimizer, part in zip(self.optimizers(), (self.layers, self.other), strict=True):
-            optimizer.zero_grad()
-            self.manual_backward(((part(batch[0]) - batch[1]) ** 2).mean())
-            optimizer.step()
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(part.parameters(), 0.05) for part in (self.layers, self.other)]
 
 
 def aligner(**arguments):
@@ -56,7 +37,7 @@ def aligner(**arguments):
 
 def run(callback, *others, module=Plain, steps=12, ckpt_path=None, **arguments):
     torch.manual_seed(0)
-    model, rows, data = module(), SampleDimension(), mixture(size=20, **arguments)
+    model, rows, data = module(), Rows(), mixture(size=20, **arguments)
     trainer(*others, callback, rows, max_steps=steps).fit(model, datamodule=data, ckpt_path=ckpt_path)
     return rows.rows, model.state_dict()
 

@@ -10,7 +10,7 @@ from lightning_dga import DynamicGradientAlignment, MixtureDataModule
 from tests.helpers.toys import Plain, Points, Stream, trainer
 
 
-class SampleDimension(L.Callback):
+class Rows(L.Callback):
     """What each epoch trained on."""
 
     def __init__(self):
@@ -31,7 +31,7 @@ def data(kind=Points, **arguments):
 
 
 def fit(module, *callbacks, **arguments):
-    rows = SampleDimension()
+    rows = Rows()
     run = trainer(*callbacks, rows, **{"max_steps": -1, "max_epochs": 3, **arguments})
     run.fit(Plain(), datamodule=module)
     return rows.epochs, run

@@ -74,6 +74,28 @@ class Plain(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), self.lr)
 
 
+class TwoOptimizers(Plain):
+    """Steps two optimizers by hand in every batch, so that ``global_step`` rises by two."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.other = nn.Linear(4, 1)
+
+    def alignment_loss(self, batch):
+        return self.loss(batch)
+
+    def training_step(self, batch, batch_idx):
+        for optimizer, part in zip(self.optimizers(), (self.layers, self.other), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(((part(batch[0]) - batch[1]) ** 2).mean())
+            optimizer.step()
+        self.log("train/step", float(batch_idx))
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), 0.01) for part in (self.layers, self.other)]
+
+
 class Linear(L.LightningModule):
     """The least that can be trained, on tuples of one tensor ``[batch, 3]``: the user's module of the documents."""
 

@@ -250,6 +250,7 @@ def _stand_in(path: str, iterator: Any) -> Any:
     if isinstance(iterator, (*_RESTARTABLE, itertools.count)):
         try:
             with warnings.catch_warnings():
+                # Python 3.12 and 3.13 warn that 3.14 will not copy iterators of itertools
                 warnings.simplefilter("ignore", DeprecationWarning)
                 return copy.copy(iterator)
         except TypeError:  # from Python 3.14 on itertools cannot be copied

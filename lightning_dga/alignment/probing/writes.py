@@ -22,7 +22,7 @@ _OPERATORS = frozenset(
     | {"__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"}
 )
 _HARMLESS = frozenset({"requires_grad_", "detach_", "share_memory_", "rename_"})
-_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]  # typed as a Tensor, is a descriptor
 _PART = 1 << 20
 
 _open: ContextVar["Writes | None"] = ContextVar("lightning_dga_writes", default=None)

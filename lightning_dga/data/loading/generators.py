@@ -57,7 +57,7 @@ class Fingerprint:
         return others != self._taken[1] or not torch.equal(of_torch, self._taken[0])
 
     def _take(self) -> tuple[torch.Tensor, tuple[Any, ...]]:
-        generator = np.random.get_bit_generator()  # type: ignore[attr-defined]
+        generator = np.random.get_bit_generator()  # type: ignore[attr-defined]  # numpy's stubs lack it
         if type(generator) is np.random.MT19937:
             of_numpy: Any = ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
         else:

@@ -164,7 +164,7 @@ class StreamReader:
         if callable(set_epoch):
             set_epoch(self._epoch)
         if state is not None:
-            self._dataset.load_state_dict(deepcopy(state))  # type: ignore[attr-defined]
+            self._dataset.load_state_dict(deepcopy(state))  # type: ignore[attr-defined]  # only states of its own get here
         return iter(self._dataset)
 
 

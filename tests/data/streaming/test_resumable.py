@@ -84,6 +84,7 @@ class OneDict(Numbers):
         return self.state
 
 
+# that a state is not used is told, which other tests look for
 @pytest.mark.filterwarnings("ignore:Domain 'wiki'")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("make", [Numbers, WithArguments, Raising, OfNumpy, OfAnObject, WithLock, OneDict])
@@ -199,6 +200,7 @@ CHAINS = {
 }
 
 
+# that a state is not used is told, which other tests look for
 @pytest.mark.filterwarnings("ignore:Domain 'wiki'")
 @pytest.mark.parametrize("chain", CHAINS)
 def test_hub_streams_resume_exactly_wherever_in_them_a_shuffle_buffer_is(monkeypatch, tmp_path, chain):

@@ -110,7 +110,7 @@ def token_bins_mixture(
     bins = {name: TokenBin(file, context_length) for name, file in domains.items()}
     datamodule = MixtureDataModule(bins, target_set, val=val, test=test, batch_size=batch_size, **arguments)
     datamodule.tokens_per_sample = context_length  # type: ignore[attr-defined]
-    datamodule.tokenizer = encoder.tokenizer  # type: ignore[attr-defined]
+    datamodule.tokenizer = encoder.tokenizer  # type: ignore[attr-defined]  # read by whoever decodes samples
     return datamodule
 
 
