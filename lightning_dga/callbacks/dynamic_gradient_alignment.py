@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from reprlib import Repr
 from typing import Any
 
@@ -26,6 +26,7 @@ from lightning_dga.alignment import (
 )
 from lightning_dga.callbacks import monitoring
 from lightning_dga.callbacks.monitoring import Monitored
+from lightning_dga.callbacks.requirements import check_iterator_step, check_mixture, check_strategy
 from lightning_dga.callbacks.run_length import run_length
 from lightning_dga.callbacks.steps import TrainingSteps
 from lightning_dga.callbacks.watchdog import Watchdog
@@ -34,10 +35,11 @@ from lightning_dga.core.arguments import an_object, number, one_of, positive_int
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.distributed import Agreement, broadcast, differing_ranks
 from lightning_dga.engine import advice
-from lightning_dga.engine.alignment_averages import AlignmentAverages
-from lightning_dga.engine.measurement import Measurer, Settings, loss_scale
+from lightning_dga.engine.measurement import Measurer, Settings
+from lightning_dga.engine.progress import Progress
 from lightning_dga.engine.protocols import Mixture
 from lightning_dga.engine.resuming import Described, mismatch, rule_name, unlike
+from lightning_dga.engine.trainer import loss_scale
 from lightning_dga.handover import Handover
 from lightning_dga.reweighting import (
     Distributions,
@@ -62,22 +64,6 @@ _NOISE_EMA = 0.1
 _MOST_NOT_FINITE = 10
 
 
-@dataclass(frozen=True)
-class _Progress:
-    """The checkpointed state, replaced as a whole at the end of an update, so that no reader sees a partial one."""
-
-    updates: int = 0
-    step: int = 0  # training steps done at the last update
-    weights: Tensor | None = None
-    weights_version: int = 0
-    rule: RuleState = field(default_factory=dict)
-    alignments: Alignments | None = None
-    averages: AlignmentAverages = field(default_factory=AlignmentAverages)
-    estimator: str | None = None
-    estimator_state: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
 class _Short(Repr):
     """Shows objects on one line, however many domains a prior has."""
 
@@ -95,7 +81,8 @@ class DynamicGradientAlignment(Callback):
     buffers, modes and metrics. The method is *Dynamic Gradient Alignment for Online Data Mixing* (arXiv 2410.02498).
 
     The loss that is aligned is the module's ``alignment_loss(batch)`` if it defines one, else ``loss_fn``, else its
-    ``training_step``, run in evaluation mode; nothing that it logs or updates is kept.
+    ``training_step``, run in evaluation mode; nothing that it logs or updates is kept. Modules that checkpoint their
+    activations in training mode only stay in it, without dropout, so that a probe needs no more memory than a step.
 
     Args:
         every_n_steps: Reweighting period T_r in training steps: batches that end in an optimizer step, or in several
@@ -200,7 +187,7 @@ class DynamicGradientAlignment(Callback):
                 probe_batch_size, loss_fn, parameters, preconditioner, max_age, losses=traits(self.rule).losses_only
             ),
         )
-        self._progress = _Progress()
+        self._progress = Progress()
         self._steps = TrainingSteps()
         self._described: Described | None = None
         self._restored = False
@@ -278,14 +265,14 @@ class DynamicGradientAlignment(Callback):
                 "The Trainer has several DynamicGradientAlignment callbacks, which would overwrite one another's "
                 "weights; give it one. To measure beside another rule, use `rule='static'` in a run of its own."
             )
-        mixture = _mixture(trainer)
+        mixture = check_mixture(trainer)
         if not mixture.target_names and not (self._goes_by_losses or not self.moves_weights):
             raise MisconfigurationException(
                 f"{type(mixture).__name__} has no `target`: give the target set to `super().__init__`, or assign "
                 f"`self.target` in `setup(stage)`. The rule {rule_name(self.rule)} moves the mixture toward it; 'odm' "
                 "and 'doremi' need none."
             )
-        _check_strategy(trainer)
+        check_strategy(trainer)
         loss = find_loss(pl_module, self._loss_fn)
         if uses_training_step(loss) and not pl_module.automatic_optimization:
             raise MisconfigurationException(
@@ -293,7 +280,7 @@ class DynamicGradientAlignment(Callback):
                 "Define `alignment_loss(batch)` on it, or give the callback `loss_fn(pl_module, batch)`."
             )
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-            _check_iterator_step(pl_module, loss, self._measurer.estimator)
+            check_iterator_step(pl_module, loss, self._measurer.estimator)
 
     @override
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -301,7 +288,7 @@ class DynamicGradientAlignment(Callback):
             raise MisconfigurationException(
                 f"{type(pl_module).__name__} has no trainable parameter, so there is no gradient to align."
             )
-        mixture = _mixture(trainer)
+        mixture = check_mixture(trainer)
         self._take_up(trainer, mixture)
 
     def _take_up(self, trainer: Any, mixture: Mixture) -> None:
@@ -317,7 +304,7 @@ class DynamicGradientAlignment(Callback):
             raise MisconfigurationException(str(error)) from error
         self._measurer.mixtures = None if self._measured_over is None else self._measured_over.mixtures
         if progress.weights is None:
-            self._commit(_Progress(weights=weights, weights_version=mixture.weights_version, rule=fresh), mixture)
+            self._commit(Progress(weights=weights, weights_version=mixture.weights_version, rule=fresh), mixture)
         else:
             saved = self._described
             if saved is None:
@@ -336,7 +323,7 @@ class DynamicGradientAlignment(Callback):
                 self._commit(progress, mixture)
         self._described = now
 
-    def _with_new_settings(self, progress: _Progress, weights: Tensor, fresh: RuleState) -> _Progress:
+    def _with_new_settings(self, progress: Progress, weights: Tensor, fresh: RuleState) -> Progress:
         """The progress of a resumed run under the rule's present settings in place of the checkpoint's."""
         rank_zero_info(f"The settings of `rule` are not those of the checkpoint; from now on it is {self.rule!r}.")
         if not self.moves_weights:
@@ -346,7 +333,7 @@ class DynamicGradientAlignment(Callback):
 
     @override
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        mixture = _mixture(trainer)
+        mixture = check_mixture(trainer)
         if self._restored:
             # some strategies restore a checkpoint only after `on_fit_start`
             self._take_up(trainer, mixture)
@@ -403,7 +390,7 @@ class DynamicGradientAlignment(Callback):
     @override
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._measurer.end_batch()
-        mixture = _mixture(trainer)
+        mixture = check_mixture(trainer)
         if self._agreement is not None and not self._agreement.holds(*self._held(mixture)):
             _check_agreement(mixture, self._progress.updates, pl_module.device)
         if self._steps.after_batch(trainer, pl_module) and self._is_due(self._steps.done):
@@ -418,7 +405,7 @@ class DynamicGradientAlignment(Callback):
 
     def _update(self, trainer: Any, pl_module: Any) -> None:
         started = time.perf_counter()
-        mixture, progress = _mixture(trainer), self._progress
+        mixture, progress = check_mixture(trainer), self._progress
         with self._phase("aligning", trainer, pl_module):
             _check_agreement(mixture, progress.updates, pl_module.device)
             alignments = self._measurer.measure(
@@ -494,7 +481,7 @@ class DynamicGradientAlignment(Callback):
     def _refresh_target_loss(self, trainer: Any, pl_module: Any) -> None:
         """Measures the target loss again if it is monitored, so that no check sees an outdated value."""
         step = trainer.global_step
-        known = step == self._target_loss_step or not _mixture(trainer).target_names
+        known = step == self._target_loss_step or not check_mixture(trainer).target_names
         if known or not monitoring.is_monitored(trainer, monitoring.TARGET_LOSS):
             return
         with self._phase("measuring the target loss", trainer, pl_module):
@@ -513,7 +500,7 @@ class DynamicGradientAlignment(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self._agreement is not None:
             if not self._agreement.ended():
-                _check_agreement(_mixture(trainer), self._progress.updates, pl_module.device)
+                _check_agreement(check_mixture(trainer), self._progress.updates, pl_module.device)
             self._agreement.close()
         self._leave()
 
@@ -537,19 +524,9 @@ class DynamicGradientAlignment(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The state that the next update depends on. Runs no collective, so it is safe at any moment on any rank."""
         self._take_over()
-        progress = self._progress
         return {
             "format": _STATE_FORMAT,
-            "updates": progress.updates,
-            "step": progress.step,
-            "weights": progress.weights,
-            "weights_version": progress.weights_version,
-            "rule": progress.rule,
-            "alignments": progress.alignments.state_dict() if progress.alignments is not None else None,
-            "averages": progress.averages.state_dict(),
-            "estimator": progress.estimator,
-            "estimator_state": progress.estimator_state,
-            "seconds": progress.seconds,
+            **self._progress.state_dict(),
             "training_steps": self._steps.state,
             "of": self._described.state_dict() if self._described is not None else None,
         }
@@ -572,10 +549,7 @@ class DynamicGradientAlignment(Callback):
         self._described = Described.from_state_dict(described) if described is not None else None
         self._steps = TrainingSteps(fields.pop("training_steps", None))
         self._restored = True
-        if fields["alignments"] is not None:
-            fields["alignments"] = Alignments.from_state_dict(fields["alignments"])
-        fields["averages"] = AlignmentAverages.from_state_dict(fields.get("averages", {}))
-        self._progress = _Progress(**fields)
+        self._progress = Progress.from_state_dict(fields)
 
     def _phase(self, name: str, trainer: Any, pl_module: Any) -> AbstractContextManager[None]:
         """A phase that involves all ranks; an error on one rank ends it on all."""
@@ -595,7 +569,7 @@ class DynamicGradientAlignment(Callback):
                 self._advised.add(key)
                 rank_zero_warn(message)
 
-    def _commit(self, progress: _Progress, mixture: Mixture) -> None:
+    def _commit(self, progress: Progress, mixture: Mixture) -> None:
         """Applies an update, to the callback's state first, so that a checkpoint taken in between contains it."""
         weights = progress.weights
         assert weights is not None
@@ -622,7 +596,7 @@ def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> Non
 
 
 def _exposure(trainer: Any, every_n_steps: int | None) -> DataBudget:
-    mixture = _mixture(trainer)
+    mixture = check_mixture(trainer)
     sizes = mixture.domain_sizes.double()
     known = torch.where(sizes > 0, sizes, torch.inf)
     length = run_length(trainer, mixture, every_n_steps)
@@ -633,46 +607,4 @@ def _exposure(trainer: Any, every_n_steps: int | None) -> DataBudget:
 
 def _planned_samples(trainer: Any) -> float | None:
     """Training samples of the whole run over all ranks; ``None`` if the Trainer has no limit."""
-    return run_length(trainer, _mixture(trainer)).planned
-
-
-def _mixture(trainer: Any) -> Mixture:
-    datamodule = trainer.datamodule
-    if not isinstance(datamodule, Mixture):
-        what = "no data module" if datamodule is None else f"a {type(datamodule).__name__}"
-        raise MisconfigurationException(
-            f"DynamicGradientAlignment needs a data module whose weights it can set, the Trainer has {what}. "
-            "Call `trainer.fit(model, datamodule=MixtureDataModule(...))`."
-        )
-    return datamodule
-
-
-def _check_iterator_step(pl_module: Any, loss: LossFunction, estimator: Any) -> None:
-    """Refuses what needs the batch of a step before the step, where ``training_step`` fetches it itself."""
-    step = f"The `training_step` of {type(pl_module).__name__} takes a `dataloader_iter`"
-    if uses_training_step(loss):
-        raise MisconfigurationException(
-            f"{step}, so it cannot measure the loss of a probe batch. Define `alignment_loss(batch)` on it, or give "
-            "the callback `loss_fn(pl_module, batch)`."
-        )
-    if isinstance(estimator, Auto | StepEstimator):
-        raise MisconfigurationException(
-            f"{step}, so its batch cannot be watched. Give the callback an estimator that probes: "
-            "`estimator='batched'`, `'backward'` or `'finite_difference'`."
-        )
-
-
-def _check_strategy(trainer: Any) -> None:
-    strategy = trainer.strategy
-    kinds = {kind.__name__ for kind in type(strategy).__mro__}
-    if not kinds & {"SingleDeviceStrategy", "DDPStrategy", "SingleDeviceXLAStrategy", "ModelParallelStrategy"}:
-        raise MisconfigurationException(
-            f"DynamicGradientAlignment does not know how {type(strategy).__name__} spreads a model over processes. Use "
-            "one device, `strategy='ddp'`, or `ModelParallelStrategy` with `fully_shard` (FSDP2) in `configure_model`."
-        )
-    if "ModelParallelStrategy" in kinds and strategy.device_mesh["tensor_parallel"].size() > 1:
-        raise MisconfigurationException(
-            "DynamicGradientAlignment does not know the gradients of tensor-parallel parameters. Use "
-            "`ModelParallelStrategy(data_parallel_size='auto', tensor_parallel_size=1)` with as many data-parallel "
-            "processes as there are devices."
-        )
+    return run_length(trainer, check_mixture(trainer)).planned

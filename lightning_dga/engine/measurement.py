@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_dga._lightning import DummyLogger, MisconfigurationException, rank_zero_info, rank_zero_warn
+from lightning_dga._lightning import MisconfigurationException, rank_zero_info, rank_zero_warn
 from lightning_dga.alignment import (
     SAMPLE_COST,
     Auto,
@@ -24,9 +24,7 @@ from lightning_dga.alignment import (
     Measurement,
     NamedProbes,
     NoEvaluationLossError,
-    ProbeLoss,
     StepEstimator,
-    TrainingStep,
     adam_preconditioner,
     check_evaluation_loss,
     expected_overhead,
@@ -36,8 +34,15 @@ from lightning_dga.alignment import (
     training_step_loss,
 )
 from lightning_dga.core.alignments import Alignments
-from lightning_dga.distributed import failing_together, known_to_all
-from lightning_dga.engine.protocols import Mixture
+from lightning_dga.engine.probe_memory import ProbeMemoryError, together
+from lightning_dga.engine.trainer import (
+    loggers_muted,
+    loss_factor,
+    mixture_of,
+    probe_loss,
+    reachable,
+    training_step,
+)
 
 _T = TypeVar("_T")
 
@@ -131,7 +136,7 @@ class Measurer:
 
     def prepare(self, trainer: Any, pl_module: Any, update: int, period: int) -> None:
         """Chooses the estimator, and logs what the measurements will cost."""
-        if not _mixture(trainer).target_names:
+        if not mixture_of(trainer).target_names:
             self._in_use = Losses()
             rank_zero_info(f"There is no target: the losses of the domains are measured every {period:,} steps.")
             return
@@ -156,7 +161,7 @@ class Measurer:
             return measurement
 
         measurement = self._in_memory(trainer, pl_module, update, choose)
-        step = _training_step(trainer, period)
+        step = training_step(trainer, period)
         probes, name = measurement.probes, _name(self._in_use)
         watched = isinstance(self._in_use, StepEstimator)
         samples = 0 if watched else probes.samples
@@ -178,10 +183,10 @@ class Measurer:
         started = time.perf_counter()
         if not self._open:
             self._begin(trainer, pl_module, update, period, earlier)
-        batch = _mixture(trainer).current_batch
+        batch = mixture_of(trainer).current_batch
         assert batch is not None
         if self._open and isinstance(self._in_use, StepEstimator):
-            self._in_use.watch(batch.domains, _loss_factor(trainer))
+            self._in_use.watch(batch.domains, loss_factor(trainer))
         self._seconds += time.perf_counter() - started
 
     def _begin(self, trainer: Any, pl_module: Any, update: int, period: int, earlier: Alignments | None) -> None:
@@ -190,8 +195,8 @@ class Measurer:
             if not isinstance(estimator, StepEstimator):
                 return
             try:
-                with _together(pl_module.device):
-                    estimator.begin(measurement, self._stale(earlier), pure=_training_step(trainer, period).pure)
+                with together(pl_module.device):
+                    estimator.begin(measurement, self._stale(earlier), pure=training_step(trainer, period).pure)
             except EstimatorRefusal as refusal:
                 self._do_without(refusal)
             else:
@@ -221,7 +226,7 @@ class Measurer:
         if self._open and isinstance(self._in_use, StepEstimator):
             self._open = False
             try:
-                with _together(pl_module.device):
+                with together(pl_module.device):
                     in_step = self._in_use.finish(trainer.global_step - 1)
             except EstimatorRefusal as refusal:
                 self._do_without(refusal)
@@ -230,7 +235,7 @@ class Measurer:
         if isinstance(self._in_use, Losses):
             return self._in_memory(trainer, pl_module, update, self._in_use.measure)
         found: dict[str, Alignments] = {}
-        for number, name in enumerate(_mixture(trainer).target_names):
+        for number, name in enumerate(mixture_of(trainer).target_names):
             of_target = self._measure_target(trainer, pl_module, update, period, number)
             if of_target is None:
                 return None
@@ -240,7 +245,7 @@ class Measurer:
     def target_losses(self, trainer: Any, pl_module: Any, update: int) -> dict[str, float]:
         """The loss of each target by name, from forward passes only."""
         found = {}
-        for number, name in enumerate(_mixture(trainer).target_names):
+        for number, name in enumerate(mixture_of(trainer).target_names):
             found[name] = self._in_memory(trainer, pl_module, update, target_loss, number)
         return found
 
@@ -260,7 +265,7 @@ class Measurer:
             module = measurement.module
             watched = measurement.training_loss if self._steps_can_be_watched(trainer, module) else None
             before = self._in_use
-            self._in_use = self.estimator.choose(measurement, _training_step(trainer, period), watched, self.preferred)
+            self._in_use = self.estimator.choose(measurement, training_step(trainer, period), watched, self.preferred)
             if self._in_use is not before:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in self.estimator.reasons.items())
                 rank_zero_info(f"Alignments will be measured by `estimator='{self.estimator.name}'` ({reasons}).")
@@ -288,10 +293,10 @@ class Measurer:
         while True:
             try:
                 # setting the measurement up can run a probe too, so it is inside the block
-                with _together(pl_module.device), self._measurement(trainer, pl_module, update, target) as measurement:
+                with together(pl_module.device), self._measurement(trainer, pl_module, update, target) as measurement:
                     return run(measurement)
-            except _ProbeMemoryError as error:
-                size = self._most or _mixture(trainer).probes(update, self._settings.probe_batch_size).batch_size
+            except ProbeMemoryError as error:
+                size = self._most or mixture_of(trainer).probes(update, self._settings.probe_batch_size).batch_size
                 if size == 1:
                     raise
                 reason = str(error).partition("\n")[0]
@@ -330,18 +335,18 @@ class Measurer:
         return single and not self._settings.losses and self._of_domains_and_one_target(trainer)
 
     def _of_domains_and_one_target(self, trainer: Any) -> bool:
-        return self.mixtures is None and len(_mixture(trainer).target_names) == 1
+        return self.mixtures is None and len(mixture_of(trainer).target_names) == 1
 
     @contextmanager
     def _measurement(self, trainer: Any, pl_module: Any, update: int, target: int = 0) -> Iterator[Measurement]:
-        settings, mixture = self._settings, _mixture(trainer)
+        settings, mixture = self._settings, mixture_of(trainer)
         measured = mixture.probes(update, settings.probe_batch_size, target=target, mixtures=self.mixtures)
         if self._most is not None:
             measured = measured.in_batches_of(self._most)
         k = len(mixture.domain_names if self.mixtures is None else self.mixtures)
         names = mixture.domain_names if self.mixtures is None else [f"mixture {number}" for number in range(k)]
         probes = NamedProbes(measured, names, next(iter(mixture.target_names[target:]), ""))
-        with isolated(pl_module, _reachable(trainer)) as writes, _loggers_muted(trainer):
+        with isolated(pl_module, reachable(trainer)) as writes, loggers_muted(trainer):
             trainable = [(name, p) for name, p in pl_module.named_parameters() if p.requires_grad]
             pattern = re.compile(settings.parameters or "")
             if not any(pattern.search(name) for name, _ in trainable):
@@ -375,29 +380,9 @@ class Measurer:
         return found
 
 
-class _ProbeMemoryError(RuntimeError):
-    """A probe did not fit into memory on this rank or on another."""
-
-
-@contextmanager
-def _together(device: torch.device) -> Iterator[None]:
-    """Makes all ranks raise the same error if the estimator refuses, or memory runs out, on any rank."""
-    with failing_together(device, (EstimatorRefusal, _ProbeMemoryError)):
-        try:
-            yield
-        except Exception as error:
-            if known_to_all(error) or isinstance(error, _ProbeMemoryError) or not _is_of_memory(error):
-                raise
-            raise _ProbeMemoryError(str(error)) from error
-
-
-def _is_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
-
-
 def _within_range(estimator: Estimator, measurement: Measurement) -> Alignments | None:
     """A measurement at the training loss scale, or at a lower one if the target gradient overflows at that scale."""
-    with _together(measurement.parameters[0].device):
+    with together(measurement.parameters[0].device):
         found, loss = estimator.measure(measurement), measurement.loss
         while found is None and loss.scale > 1:
             loss.scale = max(loss.scale / _LOWER, 1.0)
@@ -405,64 +390,6 @@ def _within_range(estimator: Estimator, measurement: Measurement) -> Alignments 
     return found
 
 
-def probe_loss(trainer: Any, pl_module: Any, loss: LossFunction, origin: Callable[[Any], str]) -> ProbeLoss:
-    """A loss computed under the Trainer's precision, on batches transferred as the Trainer transfers them."""
-    return ProbeLoss(
-        pl_module,
-        loss,
-        forward_context=trainer.precision_plugin.forward_context,
-        scale=loss_scale(trainer),
-        transfer=lambda batch: _transfer(trainer, pl_module, batch),
-        origin=origin,
-    )
-
-
-def _mixture(trainer: Any) -> Mixture:
-    mixture: Mixture = trainer.datamodule
-    return mixture
-
-
 def _name(estimator: Any) -> str:
     words = re.findall("[A-Z][a-z0-9]*", type(estimator).__name__)
     return "_".join(words).lower()
-
-
-def _training_step(trainer: Any, period: int) -> TrainingStep:
-    mixture = _mixture(trainer)
-    samples = mixture.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-    return TrainingStep(samples, mixture.pure_batches or mixture.batch_size == 1, period)
-
-
-def loss_scale(trainer: Any) -> float:
-    """The scale by which the gradient scaler multiplies a loss before the backward pass; 1 without a scaler."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return float(scaler.get_scale()) if scaler is not None else 1.0
-
-
-def _loss_factor(trainer: Any) -> float:
-    """The factor by which Lightning multiplies a batch's loss before the backward pass."""
-    return loss_scale(trainer) / float(trainer.accumulate_grad_batches)
-
-
-def _transfer(trainer: Any, pl_module: Any, batch: Any) -> Any:
-    """Transfers a batch as the training loop does before ``training_step``."""
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = pl_module._on_before_batch_transfer(batch, dataloader_idx=0)
-    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
-
-
-def _reachable(trainer: Any) -> list[Any]:
-    """What ``training_step`` can reach by ``self.optimizers()`` and ``self.lr_schedulers()``, and may step by hand."""
-    schedulers = [config.scheduler for config in trainer.strategy.lr_scheduler_configs]
-    return [*trainer.optimizers, *schedulers]
-
-
-@contextmanager
-def _loggers_muted(trainer: Any) -> Iterator[None]:
-    """Replaces loggers that ``training_step`` may write to directly, and restores ``should_stop`` if it was set."""
-    loggers, should_stop = trainer.loggers, trainer.should_stop
-    trainer.loggers = [DummyLogger() for _ in loggers]
-    try:
-        yield
-    finally:
-        trainer.loggers, trainer.should_stop = loggers, should_stop
