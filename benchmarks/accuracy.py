@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accuracy_models import KINDS, Kind
-from result import write
+from common.accuracy_models import KINDS, Kind
+from common.result import write
 from torch import Tensor, nn
 
 from lightning_dga import MixtureDataModule

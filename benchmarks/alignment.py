@@ -24,12 +24,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import result
 import torch
+from common import result
+from common.separate_passes import SeparatePasses
+from common.workload import SIZES, Clock, Setting
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from separate_passes import SeparatePasses
 from torch import Tensor
-from workload import SIZES, Clock, Setting
 
 from lightning_dga.alignment import ESTIMATORS, Batched, EstimatorRefusal, InStep, Measurement, ProbeLoss, isolated
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import result
+from common import result
 
 from lightning_dga.data.text import folder_domains
 

@@ -8,9 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import loss_columns
-import loss_plots
-import stream_columns
+from common import loss_columns, loss_plots, stream_columns
 
 HERE = Path(__file__).parent
 Row = dict[str, Any]

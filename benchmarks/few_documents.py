@@ -16,9 +16,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import result
-import training
-from training import QUIET, command, summary, trained
+from common import result, training
+from common.training import QUIET, command, summary, trained
 
 from lightning_dga.cli.domains import main as dga_domains
 from lightning_dga.domains import is_clustered

@@ -15,12 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import held_back
-import held_out_loss
-import result
-import scenarios
-import training
-from training import command, trained
+from common import held_out_loss, result, scenario, training
+from common.blocks import split
+from common.training import command, trained
 
 EVERY = 10
 METHODS = ("uniform", "mix15", "mix30", "importance", "water_filling", "dga")
@@ -30,10 +27,12 @@ def main() -> None:
     options = arguments()
     files = hold_out(options.root, options.runs)
     options.root = options.runs / "pool"
-    counted = {target: scenarios.histogram(options, target) for target in options.targets}
-    callback = f"+callbacks.general={{_target_: held_out_loss.HeldOutLoss, files: [{', '.join(map(str, files))}]}}"
+    counted = {target: scenario.histogram(options, target) for target in options.targets}
+    callback = (
+        f"+callbacks.general={{_target_: common.held_out_loss.HeldOutLoss, files: [{', '.join(map(str, files))}]}}"
+    )
     cells = list(all_cells(options))
-    runs = {c: (c.folder(options.runs), [*scenarios.overrides(c, options, counted[c.target]), callback]) for c in cells}
+    runs = {c: (c.folder(options.runs), [*scenario.overrides(c, options, counted[c.target]), callback]) for c in cells}
     metrics = dict(trained(runs, options.jobs))
     found = list(rows(cells, options.runs, metrics))
     for row in found:
@@ -61,20 +60,20 @@ def hold_out(root: Path, runs: Path) -> list[Path]:
         if file.stem.startswith("target_"):
             shutil.copy(file, pool)
             continue
-        for folder, lines in zip((pool, general), held_back.split(file, EVERY), strict=True):
+        for folder, lines in zip((pool, general), split(file, EVERY), strict=True):
             (folder / file.name).write_text("".join(lines), encoding="utf-8")
     return sorted(general.glob("*.jsonl"))
 
 
-def all_cells(options: argparse.Namespace) -> Iterator[scenarios.Cell]:
+def all_cells(options: argparse.Namespace) -> Iterator[scenario.Cell]:
     for target in options.targets:
         for name in METHODS:
             prior = "none" if name == "uniform" else "right"
-            estimator = "none" if scenarios.is_fixed(name) else "auto"
-            yield scenarios.Cell(target, options.cap, name, prior, estimator, 0, 0, options.steps)
+            estimator = "none" if scenario.is_fixed(name) else "auto"
+            yield scenario.Cell(target, options.cap, name, prior, estimator, 0, 0, options.steps)
 
 
-def rows(cells: list[scenarios.Cell], runs: Path, metrics: dict[scenarios.Cell, Any]) -> Iterator[dict[str, Any]]:
+def rows(cells: list[scenario.Cell], runs: Path, metrics: dict[scenario.Cell, Any]) -> Iterator[dict[str, Any]]:
     for cell in cells:
         general = json.loads((cell.folder(runs) / held_out_loss.FILE).read_text())
         yield {

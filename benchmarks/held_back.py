@@ -11,7 +11,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-BLOCK, EVERY = 10, 3
+from common.blocks import split
+
+EVERY = 3
 
 
 def main() -> None:
@@ -32,16 +34,6 @@ def main() -> None:
         (options.output / f"target_{file.stem}.jsonl").write_text("".join(held), encoding="utf-8")
         if not options.leave_out:
             (options.output / file.name).write_text("".join(lines), encoding="utf-8")
-
-
-def split(file: Path, every: int) -> tuple[list[str], list[str]]:
-    """Lines of a file without every so manieth block of them, and those blocks."""
-    kept: list[str] = []
-    held: list[str] = []
-    with file.open(encoding="utf-8") as lines:
-        for index, line in enumerate(lines):
-            (held if index // BLOCK % every == every - 1 else kept).append(line)
-    return kept, held
 
 
 if __name__ == "__main__":

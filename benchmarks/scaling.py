@@ -16,11 +16,11 @@ import lightning as L
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from common.result import write
+from common.workload import Size, Tokens
 from lightning.pytorch.strategies import ModelParallelStrategy
-from result import write
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from workload import Size, Tokens
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
 from lightning_dga.cli.plan_costs import Job

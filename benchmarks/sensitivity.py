@@ -14,10 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import result
-import scenarios
-import training
-from training import command, trained
+from common import result, scenario, training
+from common.training import command, trained
 
 from lightning_dga.data.text import folder_domains
 
@@ -34,7 +32,7 @@ SETTINGS = {
 class Cell:
     """A cell of the scenarios, and the setting that is another."""
 
-    of_scenario: scenarios.Cell
+    of_scenario: scenario.Cell
     setting: str
     value: float
 
@@ -72,11 +70,11 @@ def arguments() -> argparse.Namespace:
 def all_cells(options: argparse.Namespace) -> Iterator[Cell]:
     for target, cap, (setting, values) in product(options.targets, options.caps, SETTINGS.items()):
         for value in values:
-            yield Cell(scenarios.Cell(target, cap, "dga", "none", "auto", 0, 0, options.steps), setting, value)
+            yield Cell(scenario.Cell(target, cap, "dga", "none", "auto", 0, 0, options.steps), setting, value)
 
 
 def overrides(cell: Cell, options: argparse.Namespace, names: dict[str, float]) -> list[str]:
-    given = scenarios.overrides(cell.of_scenario, options, names)
+    given = scenario.overrides(cell.of_scenario, options, names)
     return [*given, f"callbacks.dga.{cell.setting}={cell.value}"]
 
 

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import result
 import torch
-from stream_peers import ABILITIES, BATCH, DRAW, PEERS, Peer, TooSlow, our_module, weights_of
+from common import result
+from common.stream_peers import ABILITIES, BATCH, DRAW, PEERS, Peer, TooSlow, our_module, weights_of
 
 from lightning_dga.core.weights import as_weights
 from lightning_dga.data import Composition

@@ -18,11 +18,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import result
-import scenarios
 import torch
-import training
-from training import command, trained
+from common import result, scenario, training
+from common.training import command, trained
 
 from lightning_dga.core.data_budget import LOOKAHEAD, DataBudget
 from lightning_dga.reweighting.repetition import EPOCHS, planned_samples, remaining
@@ -41,7 +39,7 @@ _OPEN = (
 class Cell:
     """A cell of the scenarios, and how far ahead it is planned; ``None`` where the length is known."""
 
-    of_scenario: scenarios.Cell
+    of_scenario: scenario.Cell
     lookahead: float | None
 
     def folder(self, runs: Path) -> Path:
@@ -52,7 +50,7 @@ class Cell:
 def main() -> None:
     options = arguments()
     options.runs = options.runs.resolve()
-    counted = {target: scenarios.histogram(options, target) for target in options.targets}
+    counted = {target: scenario.histogram(options, target) for target in options.targets}
     cells = list(all_cells(options))
     metrics = dict(
         trained(
@@ -91,16 +89,16 @@ def all_cells(options: argparse.Namespace) -> Iterator[Cell]:
     for target, cap, prior, seed, lookahead in product(
         options.targets, options.caps, options.priors, options.seeds, [None, *options.lookaheads]
     ):
-        of_scenario = scenarios.Cell(target, cap or None, "dga", prior, "auto", seed, 0, options.steps)
+        of_scenario = scenario.Cell(target, cap or None, "dga", prior, "auto", seed, 0, options.steps)
         yield Cell(of_scenario, lookahead)
 
 
 def overrides(cell: Cell, options: argparse.Namespace, counted: dict[str, dict[str, float]]) -> list[str]:
-    given = scenarios.overrides(cell.of_scenario, options, counted[cell.of_scenario.target])
+    given = scenario.overrides(cell.of_scenario, options, counted[cell.of_scenario.target])
     if cell.lookahead is None:
         return given
     steps = cell.of_scenario.steps
-    stop = f"{{_target_: stop_at.StopAt, step: {steps}}}"
+    stop = f"{{_target_: common.stop_at.StopAt, step: {steps}}}"
     rule = f"{{_target_: lightning_dga.reweighting.DGA, lookahead: {cell.lookahead}, prior: '${{prior}}'}}"
     given += [override.format(steps=steps, stop=stop) for override in _OPEN]
     return [*given, f"callbacks.dga.rule={rule}", "callbacks.dga.prior=null"]
