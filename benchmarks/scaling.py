@@ -1,8 +1,8 @@
 """What an update moves between processes, counted as it runs: python benchmarks/scaling.py [--quick] [--json FILE].
 
 Counts the elements of all tensors that go through collectives while a mixture is updated, on 2 and 4 processes of this
-machine, DDP and FSDP2, for some numbers of domains; and compares with `lightning_dga.cli.plan_costs`, by
-which larger runs are planned. In a network namespace of its own it also reads how many bytes went over the wire:
+machine, DDP and FSDP2, for some numbers of domains; and compares with `lightning_dga.alignment.cost`, by which
+ larger runs are planned. In a network namespace of its own it also reads how many bytes went over the wire:
 unshare --net sh -c 'ip link set lo up; python benchmarks/scaling.py'.
 """
 
@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
-from lightning_dga.cli.plan_costs import Job
+from lightning_dga.alignment import Cost
 
 SIZE = Size(128, 4, 1024, 32)
 PROBES, TARGET, LOCAL = 2, 8, 4
@@ -120,17 +120,18 @@ def measure(strategy: str, ranks: int, domains: int, estimator: str) -> list[dic
     # the two steps from one update to the next
     last = result["counted"][-4:]
     moved = sum(bytes_ for _, bytes_, _ in last)
-    job = Job(
-        result["parameters"], domains, ranks, 2, LOCAL * ranks, PROBES, TARGET, LOCAL, estimator, strategy == "fsdp2"
-    )
-    settings = {"strategy": strategy, "ranks": ranks, "k": domains, "estimator": estimator, "P": job.parameters}
-    gradient = 4 * job.parameters
+    cost = Cost(
+        domains, 2, LOCAL * ranks, PROBES, TARGET, estimator, processes=ranks, sharded=strategy == "fsdp2",
+        parameters=result["parameters"], local_batch_size=LOCAL,
+    )  # fmt: skip
+    settings = {"strategy": strategy, "ranks": ranks, "k": domains, "estimator": estimator, "P": cost.parameters}
+    gradient = 4 * cost.parameters
     row = {"measure": "bytes", **settings, "value": moved / gradient, "unit": "P", "spread": None}
-    rows = [{**row, "planned": job.update_bytes / gradient}]
+    rows = [{**row, "planned": cost.update_bytes / gradient}]
     if last[0][2] is not None:
         over_wire = sum(wire for _, _, wire in last) / ranks
         row = {"measure": "wire", **settings, "value": over_wire / gradient, "unit": "P", "spread": None}
-        rows.append({**row, "planned": job.wire(job.update_bytes) / gradient})
+        rows.append({**row, "planned": cost.sent(cost.update_bytes) / gradient})
     return rows
 
 

@@ -1,7 +1,7 @@
 """Prints the table of docs/scaling.md: python benchmarks/scaling_table.py."""
 
+from lightning_dga.alignment import Cost
 from lightning_dga.cli.plan import BANDWIDTH, FLOPS, size
-from lightning_dga.cli.plan_costs import Job
 
 MODELS = {"125M": 125e6, "1.3B": 1.3e9, "7B": 7e9, "70B": 70e9}
 # parameters, processes, domains, shards, estimator
@@ -26,7 +26,7 @@ HEAD = [
     "layout",
     "estimator",
     "sent per update",
-    "passes per update",
+    "samples passed per update",
     "time per update",
     "share of time",
 ]
@@ -36,15 +36,15 @@ def table() -> str:
     """The table, in Markdown."""
     lines = [HEAD, ["---"] * len(HEAD)]
     for name, processes, domains, sharded, estimator in ROWS:
-        job = Job(
-            int(MODELS[name]), domains, processes, 100, 2048 if processes < 4096 else 8192, 2, 64, 2, estimator,
-            sharded, tokens_per_sample=4096,
+        cost = Cost(
+            domains, 100, 2048 if processes < 4096 else 8192, 2, 64, estimator, processes=processes, sharded=sharded,
+            parameters=int(MODELS[name]), local_batch_size=2, tokens_per_sample=4096,
         )  # fmt: skip
-        update = job.seconds(job.update_samples, job.update_bytes, flops=FLOPS, bandwidth=BANDWIDTH)
-        training = job.seconds(job.training_samples, job.training_bytes, flops=FLOPS, bandwidth=BANDWIDTH)
+        update = cost.seconds(cost.update_work, cost.update_bytes, flops=FLOPS, bandwidth=BANDWIDTH)
+        training = cost.seconds(cost.training_work, cost.training_bytes, flops=FLOPS, bandwidth=BANDWIDTH)
         layout = "FSDP2" if sharded else "DDP"
-        moved = size(job.wire(job.update_bytes))
-        samples = f"{job.update_samples:,.2f}"
+        moved = size(cost.sent(cost.update_bytes))
+        samples = f"{cost.update_work:,.2f}"
         share = f"{update / training:.2%}"
         lines.append(
             [name, f"{processes:,}", f"{domains:,}", layout, estimator, moved, samples, f"{update:.3g} s", share]

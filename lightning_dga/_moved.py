@@ -111,7 +111,7 @@ _MOVED = {
     "run_lock": "cli.run_lock",
     "run_logger": "callbacks.run_logger",
     "run_settings": "cli.run_settings",
-    "scaling": "cli.plan_costs",
+    "scaling": "alignment.cost",
     "side_files": "callbacks.side_files",
     "steps": "callbacks.steps",
     "train": "cli.train",

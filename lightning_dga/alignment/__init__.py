@@ -1,6 +1,6 @@
 """Measures alignments from a model and batches: all use of autograd, but no data loading and no Trainer."""
 
-from lightning_dga.alignment.cost import SAMPLE_COST, TrainingStep, expected_overhead
+from lightning_dga.alignment.cost import Cost, TrainingStep
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement, Preconditioner
 from lightning_dga.alignment.estimators.auto import Auto
 from lightning_dga.alignment.estimators.backward import Backward
@@ -28,10 +28,10 @@ from lightning_dga.alignment.step_estimator import StepEstimator
 
 __all__ = [
     "ESTIMATORS",
-    "SAMPLE_COST",
     "Auto",
     "Backward",
     "Batched",
+    "Cost",
     "Estimator",
     "EstimatorRefusal",
     "FiniteDifference",
@@ -52,7 +52,6 @@ __all__ = [
     "TrainingStep",
     "adam_preconditioner",
     "check_evaluation_loss",
-    "expected_overhead",
     "find_loss",
     "isolated",
     "register_estimator",

@@ -7,9 +7,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lightning_dga._lightning import MisconfigurationException
-from lightning_dga.alignment import SAMPLE_COST
+from lightning_dga.alignment.cost import Cost
 from lightning_dga.callbacks.dynamic_gradient_alignment import DynamicGradientAlignment
-from lightning_dga.cli.plan_costs import Job
 
 # reference speeds for the predicted times; users scale them to their own machines
 FLOPS, BANDWIDTH = 400e12, 25e9
@@ -41,33 +40,33 @@ def plan(config: DictConfig) -> str:
     datamodule = instantiate(config.data)
     with torch.device("meta"):
         model = instantiate(config.model)
-    return table(_job(config, *aligning[0], datamodule, model))
+    return table(_cost(config, *aligning[0], datamodule, model))
 
 
-def table(job: Job, flops: float = FLOPS, bandwidth: float = BANDWIDTH) -> str:
-    """The plan of a job, as text.
+def table(cost: Cost, flops: float = FLOPS, bandwidth: float = BANDWIDTH) -> str:
+    """A cost, as text.
 
     Args:
-        job: The job.
+        cost: The cost.
         flops: Floating-point operations per second and rank.
         bandwidth: Bytes that a rank sends per second.
     """
-    training = job.seconds(job.training_samples, job.training_bytes, flops=flops, bandwidth=bandwidth)
-    update = job.seconds(job.update_samples, job.update_bytes, flops=flops, bandwidth=bandwidth)
+    training = cost.seconds(cost.training_work, cost.training_bytes, flops=flops, bandwidth=bandwidth)
+    update = cost.seconds(cost.update_work, cost.update_bytes, flops=flops, bandwidth=bandwidth)
     rows = [
-        ["of each process", f"{job.period:,} steps", "one update", "share"],
-        _row("samples passed", job.training_samples, job.update_samples, "{:,.1f}".format),
-        _row("sent", job.wire(job.training_bytes), job.wire(job.update_bytes), size),
+        ["of each process", f"{cost.period:,} steps", "one update", "share"],
+        _row("samples passed", cost.training_work, cost.update_work, "{:,.1f}".format),
+        _row("sent", cost.sent(cost.training_bytes), cost.sent(cost.update_bytes), size),
         _row("time", training, update, "{:.4g} s".format),
-        ["more memory", "", size(job.memory), ""],
-        ["more in a checkpoint", "", size(job.state), ""],
+        ["more memory", "", size(cost.memory), ""],
+        ["more in a checkpoint", "", size(cost.state_bytes), ""],
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
-    shards = "in shards" if job.sharded else "on each"
+    shards = "in shards" if cost.sharded else "on each"
     head = (
-        f"{job.processes:,} processes, {job.parameters:,} parameters {shards}, {job.domains:,} domains, "
-        f"an update by `{job.estimator}` every {job.period:,} steps"
+        f"{cost.processes:,} processes, {cost.parameters:,} parameters {shards}, {cost.domains:,} domains, "
+        f"an update by `{cost.estimator}` every {cost.period:,} steps"
     )
     assumed = f"time: at {flops / 1e12:,.0f} TFLOP/s and {bandwidth / 1e9:,.0f} GB/s, with nothing overlapped"
     return "\n".join([head, "", *lines, "", assumed])
@@ -86,23 +85,28 @@ def _row(name: str, training: float, update: float, shown: Any) -> list[str]:
     return [name, shown(training), shown(update), share]
 
 
-def _job(
+def _cost(
     config: DictConfig, callback: DynamicGradientAlignment, estimator: str, datamodule: Any, model: torch.nn.Module
-) -> Job:
+) -> Cost:
     trainer = config.trainer
     processes = trainer.devices * trainer.num_nodes
     sharded = "ModelParallelStrategy" in str(trainer.get("strategy", ""))
-    return Job(
+    domains = len(datamodule.domain_names)
+    batch_size = datamodule.batch_size * processes * trainer.accumulate_grad_batches
+    if estimator == "auto":
+        # what it chooses for a model whose steps can be watched, and whose layers can be seen sample by sample
+        watched = batch_size >= domains * callback.probe_batch_size and not sharded
+        estimator = "in_step" if watched else "batched"
+    return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        domains=len(datamodule.domain_names),
+        domains=domains,
         processes=processes,
         period=callback.every_n_steps or 1,
-        batch_size=datamodule.batch_size * processes * trainer.accumulate_grad_batches,
+        batch_size=batch_size,
         probe_batch_size=callback.probe_batch_size,
         target_batch_size=datamodule.target_batch_size,
         local_batch_size=datamodule.batch_size,
-        # the most expensive estimator that `auto` may choose
-        estimator=estimator if estimator in SAMPLE_COST else "backward",
+        estimator=estimator,
         sharded=sharded,
         tokens_per_sample=getattr(datamodule, "tokens_per_sample", 1),
     )

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lightning_dga._lightning import MisconfigurationException, rank_zero_info, rank_zero_warn
 from lightning_dga.alignment import (
-    SAMPLE_COST,
     Auto,
     Backward,
+    Cost,
     Estimator,
     EstimatorRefusal,
     InexactError,
@@ -27,13 +27,13 @@ from lightning_dga.alignment import (
     StepEstimator,
     adam_preconditioner,
     check_evaluation_loss,
-    expected_overhead,
     find_loss,
     isolated,
     target_loss,
     training_step_loss,
 )
 from lightning_dga.core.alignments import Alignments
+from lightning_dga.distributed import is_sharded
 from lightning_dga.engine.probe_memory import ProbeMemoryError, together
 from lightning_dga.engine.trainer import (
     loggers_muted,
@@ -165,13 +165,21 @@ class Measurer:
         probes, name = measurement.probes, _name(self._in_use)
         watched = isinstance(self._in_use, StepEstimator)
         samples = 0 if watched else probes.samples
-        share = expected_overhead(
-            step, samples=samples, target_samples=probes.target_samples, sample_cost=SAMPLE_COST.get(name, 1.0)
+        cost = Cost(
+            measurement.num_domains,
+            period,
+            step.samples,
+            probes.samples / measurement.num_domains,
+            probes.target_samples,
+            name,
+            step.pure,
+            trainer.world_size,
+            is_sharded(measurement.parameters),
         )
         rank_zero_info(
             f"Aligning {measurement.num_domains:,} domains every {period:,} steps by `{name}`: {samples:,} "
             f"probe and {probes.target_samples:,} target samples beside {period * step.samples:,} training samples, "
-            f"about {share:.2%} more work."
+            f"about {cost.share:.2%} more work."
         )
 
     def before_batch(
