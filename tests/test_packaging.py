@@ -56,6 +56,7 @@ def test_the_wheel_trains_outside_the_repository(installed, tmp_path, corpora):
     done = run(tmp_path, installed / "dga-train", *where, *QUICK)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((tmp_path / "runs/weather/dga_seed0/metrics.json").read_text())["steps"] == 6
+    assert (tmp_path / "runs/weather/dga_seed0/report.html").is_file(), "the page's template is in the wheel"
     found = run(tmp_path, installed / "python", "-c", "import lightning_dga; print(lightning_dga.__file__)").stdout
     assert found.startswith(str(installed.parent))
     assert str(installed.parent) in run(tmp_path, installed / "dga-train", "--info", "searchpath").stdout

@@ -2,61 +2,23 @@
 
 import re
 from dataclasses import dataclass
-from html import escape
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_dga.report import plots
-from lightning_dga.report.run_folder import METRICS, WEIGHTS, WeightsTable, read_validations, read_weights
-from lightning_dga.report.table import Row, compare, html_table, largest, metrics_if_whole, others_label, run_names
+from lightning_dga.report.run_folder import WeightsTable, read_validations, read_weights
+from lightning_dga.report.table import Row, compare, largest, metrics_if_whole, others_label, run_names
 
 # up to about here, repeated text is worth as much as new text (Muennighoff et al. 2023, arXiv 2305.16264)
 MOST_EPOCHS = 4
 # names in a sentence; a crawl may have thousands to name
 _MOST_NAMED = 3
 _NAMED_FROM = 0.05  # of the most helpful: less is next to nothing
-
-_STYLE = """
-:root { color-scheme: light }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 2rem auto;
-  padding: 0 1rem }
-h1, h2, h3 { line-height: 1.2; overflow-wrap: anywhere }
-h2 { margin-top: 3rem; border-top: 1px solid #bbb; padding-top: 1rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums }
-th, td { padding: 0.15rem 0.9rem 0.15rem 0; text-align: right; vertical-align: top }
-td { white-space: nowrap }
-thead th { border-bottom: 1px solid #555; vertical-align: bottom }
-tr > :first-child { text-align: left; font-weight: normal; max-width: 24rem; overflow-wrap: anywhere }
-thead tr > :first-child { font-weight: bold }
-.part { padding-left: 1.2rem }
-.note { border-left: 4px solid #D55E00; padding-left: 0.8rem }
-figure { margin: 1.5rem 0 }
-figcaption, .how { color: #555; font-size: 0.9rem }
-svg { width: 100%; height: auto }
-svg text { font-family: system-ui, sans-serif !important }
-""".strip()
-
-
-@dataclass(frozen=True)
-class _Run:
-    name: str
-    table: WeightsTable
-    metrics: dict[str, Any] | None
-    no_metrics: str
-    noted: list[tuple[int, float]]
-
-    @property
-    def last_step(self) -> int:
-        known = self.metrics["steps"] if self.metrics is not None else 0
-        return max([known, *self.table.steps[-1:]])
-
-    @property
-    def validations(self) -> list[tuple[int, float]]:
-        history = (self.metrics or {}).get("val/target_loss/history") or []
-        return [(step, loss) for step, loss in history] or self.noted
+_TEMPLATE = "page.html.jinja"
 
 
 @dataclass(frozen=True)
@@ -82,6 +44,112 @@ class _Helped:
         measured = [domain for domain in self.relative if self.counts[domain]]
         return sorted(measured, key=lambda domain: -self.relative[domain])
 
+    @property
+    def best(self) -> str | None:
+        """The most helpful domain; ``None`` if none helped on average."""
+        best = self.ranked[0]
+        return best if self.relative[best] > 0 else None
+
+    @property
+    def followed(self) -> str:
+        """The domains that helped next to the best, in words."""
+        next_best = [d for d in self.ranked[1 : 1 + _MOST_NAMED] if self.relative[d] >= _NAMED_FROM]
+        return _listed([f"{domain} ({self.relative[domain]:.0%} as much)" for domain in next_best])
+
+    @property
+    def against(self) -> list[str]:
+        """The domains that worked against the target, the strongest first."""
+        return [domain for domain in reversed(self.ranked) if self.relative[domain] <= -_NAMED_FROM]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the template shows of a run."""
+
+    name: str
+    table: WeightsTable
+    metrics: dict[str, Any] | None
+    no_metrics: str
+    noted: list[tuple[int, float]]
+
+    @property
+    def last_step(self) -> int:
+        known = self.metrics["steps"] if self.metrics is not None else 0
+        return max([known, *self.table.steps[-1:]])
+
+    @property
+    def validations(self) -> list[tuple[int, float]]:
+        history = (self.metrics or {}).get("val/target_loss/history") or []
+        return [(step, loss) for step, loss in history] or self.noted
+
+    @cached_property
+    def helped(self) -> _Helped:
+        return _helped(self.table)
+
+    @property
+    def drawn(self) -> str:
+        """The domains that charts show, in words."""
+        k, shown = len(self.table.domains), len(plots.shown_domains(self.table))
+        return f"the {k} domains" if shown == k else f"the {shown} domains of the largest mean weight, of {k:,},"
+
+    @property
+    def weights_chart(self) -> str:
+        return plots.weights_over_steps(self.table, self.last_step)
+
+    @property
+    def alignments_chart(self) -> str:
+        return plots.alignments_over_steps(self.table)
+
+    @property
+    def moved(self) -> str:
+        """How the mixture moved, in words."""
+        table = self.table
+        start, end = np.array(table.weights[0]), np.array(table.weights[-1])
+        # differences by rounding in the files do not count as movement
+        if np.allclose(start, end, rtol=1e-9, atol=0):
+            return "The mixture ended as it began."
+        up, down = int(np.argmax(end - start)), int(np.argmin(end - start))
+        gained, lost = (f"({_percent(start[i])} to {_percent(end[i])})" for i in (up, down))
+        return f"In the mixture, {table.domains[up]} gained most {gained}, and {table.domains[down]} lost most {lost}."
+
+    @property
+    def domains(self) -> tuple[list[str], list[Row]]:
+        """Heads and rows of the table of the domains: the most drawn ones, the most helpful first."""
+        table, metrics = self.table, self.metrics
+        start, end = (dict(zip(table.domains, table.weights[row], strict=True)) for row in (0, -1))
+        # before the run has finished, what is sampled most is the next best sign of what was drawn
+        tokens = {d: metrics["tokens"].get(d, 0) for d in table.domains} if metrics is not None else None
+        shown, others = largest(end if tokens is None else tokens)
+        rank = {domain: place for place, domain in enumerate(self.helped.ranked)}
+        shown.sort(key=lambda domain: rank.get(domain, len(rank)))
+        epochs = (metrics or {}).get("epochs", {})
+        measured = ["alignment, relative", "positive in"] if self.helped.measurements else []
+        drawn = "drawn" if metrics is None else f"{metrics['unit']} drawn"
+        heads = ["domain", *measured, "weight at the start", "at the end", drawn, "epochs"]
+        rows = []
+        for domain in shown:
+            cells = [_percent(start[domain]), _percent(end[domain])]
+            cells += ["-" if tokens is None else f"{tokens[domain]:,}", _epochs(epochs.get(domain))]
+            if measured:
+                cells[:0] = [
+                    _percent(self.helped.relative[domain], sign=True),
+                    f"{self.helped.positive[domain]:,} of {self.helped.counts[domain]:,}",
+                ]
+            rows.append(Row(domain, cells))
+        if others:
+            cells = [_percent(sum(weights[domain] for domain in others)) for weights in (start, end)]
+            cells += ["-" if tokens is None else f"{sum(tokens[domain] for domain in others):,}", ""]
+            rows.append(Row(others_label(len(others)), [*("" for _ in measured), *cells]))
+        return heads, rows
+
+    @property
+    def repeated(self) -> list[str]:
+        """The domains that were repeated too often, and how often, the most repeated first."""
+        epochs = (self.metrics or {}).get("epochs", {})
+        repeated = {domain: times for domain, times in epochs.items() if times is not None and times > MOST_EPOCHS}
+        most = sorted(repeated, key=lambda domain: -repeated[domain])
+        return [f"{domain} ({_epochs(repeated[domain])} epochs)" for domain in most]
+
 
 def page(runs: list[Path]) -> str:
     """One HTML page about some runs, which needs nothing beside itself: no network, no script, no other file.
@@ -96,161 +164,29 @@ def page(runs: list[Path]) -> str:
         ImportError: If matplotlib is not installed.
         RunFolderError: If a folder is not a run folder, or a file in it cannot be read.
     """
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+
     loaded = [
         _Run(name, read_weights(run), *metrics_if_whole(run), read_validations(run))
         for name, run in zip(run_names(runs), runs, strict=True)
     ]
-    title = f"Run {loaded[0].name}" if len(loaded) == 1 else f"Comparison of {len(loaded)} runs"
-    parts = [f"<h1>{escape(title)}</h1>", *_comparison(runs, loaded)]
-    for run in loaded:
-        parts += _section(run, headed=len(loaded) > 1)
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>",
-            f"<style>\n{_STYLE}\n</style>",
-            "</head>",
-            "<body>",
-            *_with_ids_apart(parts),
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
-
-
-def _comparison(runs: list[Path], loaded: list[_Run]) -> list[str]:
-    parts = [compare(runs).html()]
     histories = {run.name: run.validations for run in loaded if run.validations}
-    if histories:
-        unit = next((run.metrics["unit"] for run in loaded if run.metrics is not None), "samples")
-        parts.append(
-            _figure(plots.validation_over_steps(histories, unit), "Loss on the validation part of the target.")
-        )
-    return parts
-
-
-def _section(run: _Run, *, headed: bool) -> list[str]:
-    parts = [f"<h2>{escape(run.name)}</h2>"] if headed else []
-    if run.metrics is None:
-        known = f"The mixture is known up to step {run.last_step:,}." if run.table.steps else "It has no entries yet."
-        why = f"This run has not finished: it has no {METRICS}"
-        if (damaged := run.no_metrics) != "unfinished":
-            why = f"{damaged}, and was left out"
-        parts.append(
-            f'<p class="note">{why}, so that its test loss, and what was drawn from each domain, are not known. '
-            f"{known}</p>"
-        )
-    if left_out := run.table.left_out:
-        rows = "1 row was" if left_out == 1 else f"{left_out:,} rows were"
-        parts.append(
-            f'<p class="note">{rows} left out of {WEIGHTS}: not whole, as a full disk or a kill leaves them.</p>'
-        )
-    if not run.table.steps:
-        return parts
-    helped = _helped(run.table)
-    parts += ["<h3>Which data helped</h3>", f"<p>{_in_words(run, helped)}</p>", _domains(run, helped)]
-    if helped.measurements:
-        parts.append(
-            '<p class="how">The alignment of a domain is positive where a step on its data lowers the target loss, and '
-            "negative where it raises it. Each measurement is taken relative to its strongest domain before the mean, "
-            "so that all of them count the same; the domain that helped most has 100%.</p>"
-        )
-    parts += _repeated(run)
-    drawn = _drawn_domains(run.table)
-    parts.append(_figure(plots.weights_over_steps(run.table, run.last_step), f"Weights of {drawn} over the run."))
-    if helped.measurements:
-        parts.append(
-            _figure(
-                plots.alignments_over_steps(run.table),
-                f"Alignment of {drawn} with the target. Faint: each measurement. Bold: their exponential moving "
-                f"average, which keeps {plots.SMOOTHING:.0%} of itself at each.",
-            )
-        )
-    return parts
-
-
-def _drawn_domains(table: WeightsTable) -> str:
-    k, shown = len(table.domains), len(plots.shown_domains(table))
-    return f"the {k} domains" if shown == k else f"the {shown} domains of the largest mean weight, of {k:,},"
-
-
-def _in_words(run: _Run, helped: _Helped) -> str:
-    if not helped.measurements:
-        return "No alignment was measured in this run, so it does not say which data helped."
-    ranked = helped.ranked
-    best = ranked[0]
-    times = f"{helped.measurements:,} measurement" + "s" * (helped.measurements > 1)
-    if helped.relative[best] <= 0:
-        words = [f"Over {times}, no domain helped on average."]
-    else:
-        words = [f"Over {times}, <strong>{escape(best)}</strong> helped the target most"]
-        next_best = [d for d in ranked[1 : 1 + _MOST_NAMED] if helped.relative[d] >= _NAMED_FROM]
-        followed = [f"{escape(domain)} ({helped.relative[domain]:.0%} as much)" for domain in next_best]
-        words[0] += f", followed by {_listed(followed)}." if followed else "."
-    against = [escape(domain) for domain in reversed(ranked) if helped.relative[domain] <= -_NAMED_FROM]
-    if against:
-        words.append(f"On average {_listed(against)} worked against it{', the strongest first' * (len(against) > 1)}.")
-    words.append(_moved(run.table))
-    return " ".join(words)
-
-
-def _moved(table: WeightsTable) -> str:
-    start, end = np.array(table.weights[0]), np.array(table.weights[-1])
-    # differences by rounding in the files do not count as movement
-    if np.allclose(start, end, rtol=1e-9, atol=0):
-        return "The mixture ended as it began."
-    up, down = int(np.argmax(end - start)), int(np.argmin(end - start))
-    gained, lost = (f"({_percent(start[i])} to {_percent(end[i])})" for i in (up, down))
-    names = [escape(table.domains[i]) for i in (up, down)]
-    return f"In the mixture, {names[0]} gained most {gained}, and {names[1]} lost most {lost}."
-
-
-def _domains(run: _Run, helped: _Helped) -> str:
-    """The table of the domains: the most drawn ones, the most helpful first."""
-    table, metrics = run.table, run.metrics
-    start, end = (dict(zip(table.domains, table.weights[row], strict=True)) for row in (0, -1))
-    # before the run has finished, what is sampled most is the next best sign of what was drawn
-    tokens = {d: metrics["tokens"].get(d, 0) for d in table.domains} if metrics is not None else None
-    shown, others = largest(end if tokens is None else tokens)
-    rank = {domain: place for place, domain in enumerate(helped.ranked)}
-    shown.sort(key=lambda domain: rank.get(domain, len(rank)))
-    epochs = (metrics or {}).get("epochs", {})
-    measured = ["alignment, relative", "positive in"] if helped.measurements else []
-    drawn = "drawn" if metrics is None else f"{metrics['unit']} drawn"
-    heads = ["domain", *measured, "weight at the start", "at the end", drawn, "epochs"]
-    rows = []
-    for domain in shown:
-        cells = [_percent(start[domain]), _percent(end[domain])]
-        cells += ["-" if tokens is None else f"{tokens[domain]:,}", _epochs(epochs.get(domain))]
-        if measured:
-            cells[:0] = [
-                _percent(helped.relative[domain], sign=True),
-                f"{helped.positive[domain]:,} of {helped.counts[domain]:,}",
-            ]
-        rows.append(Row(domain, cells))
-    if others:
-        cells = [_percent(sum(weights[domain] for domain in others)) for weights in (start, end)]
-        cells += ["-" if tokens is None else f"{sum(tokens[domain] for domain in others):,}", ""]
-        rows.append(Row(others_label(len(others)), [*("" for _ in measured), *cells]))
-    return html_table(heads, rows)
-
-
-def _repeated(run: _Run) -> list[str]:
-    epochs = (run.metrics or {}).get("epochs", {})
-    repeated = {domain: count for domain, count in epochs.items() if count is not None and count > MOST_EPOCHS}
-    if not repeated:
-        return []
-    most = sorted(repeated, key=lambda domain: -repeated[domain])
-    names = _listed([f"{escape(domain)} ({_epochs(repeated[domain])} epochs)" for domain in most])
-    return [
-        f'<p class="note">Repeated more than {MOST_EPOCHS} times: {names}. Beyond about {MOST_EPOCHS} epochs, repeated '
-        "text is worth less and less (Muennighoff et al. 2023, arXiv 2305.16264): more data of that kind may help.</p>"
-    ]
+    unit = next((run.metrics["unit"] for run in loaded if run.metrics is not None), "samples")
+    charts = count()
+    environment = Environment(
+        loader=PackageLoader("lightning_dga.report", ""), autoescape=True, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["chart"] = lambda svg: Markup(_prefixed(svg, f"chart{next(charts)}-"))
+    environment.filters["listed"] = _listed
+    return environment.get_template(_TEMPLATE).render(
+        title=f"Run {loaded[0].name}" if len(loaded) == 1 else f"Comparison of {len(loaded)} runs",
+        comparison=compare(runs),
+        validations=plots.validation_over_steps(histories, unit) if histories else None,
+        runs=loaded,
+        most_epochs=MOST_EPOCHS,
+        smoothing=plots.SMOOTHING,
+    )
 
 
 def _helped(table: WeightsTable) -> _Helped:
@@ -272,16 +208,8 @@ def _helped(table: WeightsTable) -> _Helped:
     )
 
 
-def _figure(svg: str, caption: str) -> str:
-    return f"<figure>\n{svg}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
-
-
-def _with_ids_apart(parts: list[str]) -> list[str]:
-    """Prefixes the ids of each chart: matplotlib gives all charts the same ones, and a page may have each only once."""
-    return [_prefixed(part, f"chart{i}-") if "<svg" in part else part for i, part in enumerate(parts)]
-
-
 def _prefixed(svg: str, prefix: str) -> str:
+    """Prefixes the ids of a chart: matplotlib gives all charts the same ones, and a page may have each only once."""
     # within tags only: a domain may be called anything
     return re.sub(r"<[^>]*>", lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", tag[0]), svg)
 
@@ -289,7 +217,7 @@ def _prefixed(svg: str, prefix: str) -> str:
 def _listed(items: list[str]) -> str:
     if len(items) > _MOST_NAMED:
         items = [*items[:_MOST_NAMED], f"{len(items) - _MOST_NAMED:,} more"]
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def _percent(share: float, *, sign: bool = False) -> str:

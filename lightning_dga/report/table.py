@@ -1,9 +1,8 @@
-"""A table that compares runs; the rows are computed once, and written as text or as HTML."""
+"""A table that compares runs."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -50,27 +49,6 @@ class Comparison:
             for name, cells in lines
         )
         return "\n".join([head, "-" * len(head), *body])
-
-    def html(self) -> str:
-        """The table as an HTML ``<table>``."""
-        return html_table(["", *self.names], self.rows)
-
-
-def html_table(heads: list[str], rows: list[Row]) -> str:
-    """An HTML ``<table>``; what is put in is escaped.
-
-    Args:
-        heads: The heads of the columns, the one of the labels first.
-        rows: The lines.
-    """
-    head = "".join(f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in heads)
-    lines = [f"<thead>\n<tr>{head}</tr>\n</thead>", "<tbody>"]
-    for row in rows:
-        part = ' class="part"' if row.part else ""
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row.cells)
-        lines.append(f'<tr><th scope="row"{part}>{escape(row.label)}</th>{cells}</tr>')
-    # wide tables scroll by themselves, not the page with them
-    return "\n".join(['<div class="wide">', "<table>", *lines, "</tbody>", "</table>", "</div>"])
 
 
 def comparison(runs: list[Path]) -> str:
