@@ -49,7 +49,7 @@ class PeerFailure(Exception):
     """
 
     def __init__(self, process: int, error: str) -> None:
-        super().__init__(f"Process {process} failed: {error}")
+        super().__init__(f"Rank {process} failed: {error}")
         self.process = process
         self.error = error
 
@@ -374,7 +374,7 @@ def shard(module: nn.Module, parts: Iterable[nn.Module], mesh: "DeviceMesh", rep
 
 def _replicated(mesh: "DeviceMesh", replicas: int) -> "DeviceMesh":
     if mesh.size() % replicas:
-        raise ValueError(f"`replicas` ({replicas}) must divide the number of processes ({mesh.size()}).")
+        raise ValueError(f"`replicas` ({replicas}) must divide the number of ranks ({mesh.size()}).")
     return DeviceMesh(mesh.device_type, mesh.mesh.view(replicas, -1), mesh_dim_names=("replicate", "shard"))
 
 

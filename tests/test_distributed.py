@@ -55,7 +55,7 @@ def every_place():
 def test_an_error_of_one_process_is_raised_on_all_wherever_it_comes():
     for process, (found, done, total) in enumerate(together(every_place, RANKS)):
         own = [("ValueError", f"at {place}", True) for place in range(3)]
-        others = [("PeerFailure", f"Process 1 failed: ValueError('at {place}')", True) for place in range(3)]
+        others = [("PeerFailure", f"Rank 1 failed: ValueError('at {place}')", True) for place in range(3)]
         assert found == (own if process == 1 else others)
         assert done == "done" and total == RANKS
 
@@ -99,7 +99,7 @@ def several_at_once():
 
 def test_of_several_errors_the_worst_is_told():
     first, second, third = together(several_at_once, RANKS)
-    assert first == ("PeerFailure", "Process 2 failed: ValueError('rank 2')", True)
+    assert first == ("PeerFailure", "Rank 2 failed: ValueError('rank 2')", True)
     assert second == ("Refused", "rank 1", True) and third == ("ValueError", "rank 2", True)
 
 

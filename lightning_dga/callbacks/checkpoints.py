@@ -79,12 +79,12 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     for candidate in sorted(usable, key=lambda one: (one.step, one.finished), reverse=True):
         if (damage := _damage(candidate.path)) is None:
             for reason in unusable.values():
-                rank_zero_warn(f"{reason} It is passed over, for {candidate.path}.")
+                rank_zero_warn(f"{reason} It is skipped, and the run resumes from {candidate.path}.")
             return candidate.path
         unusable[candidate.path] = damage
     if unusable:
         raise CheckpointError(
-            f"{' '.join(unusable.values())} There is no other checkpoint to go on from: remove "
+            f"{' '.join(unusable.values())} There is no other checkpoint to resume from; remove "
             f"{'it' if len(unusable) == 1 else 'them'} to start over."
         )
     return None
@@ -116,10 +116,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # torch raises errors of many types for a malformed file
-        raise CheckpointError(f"{path} is damaged, cut short, or no checkpoint.") from error
+        raise CheckpointError(f"{path} is damaged, truncated, or not a checkpoint.") from error
     needed = [name for name in _NEEDED if not (path.is_dir() and name in ("state_dict", "optimizer_states"))]
     if not isinstance(content, dict) or any(name not in content for name in needed):
-        raise CheckpointError(f"{path} is no checkpoint of a training run.")
+        raise CheckpointError(f"{path} is not a checkpoint of a training run.")
     return content
 
 
@@ -137,7 +137,7 @@ def _read_shards(folder: Path) -> None:
     for index, place in described.storage_data.items():
         with (folder / place.relative_path).open("rb") as shard:
             if shard.seek(0, io.SEEK_END) < place.offset + place.length:
-                raise EOFError(f"{place.relative_path} is cut short")
+                raise EOFError(f"{place.relative_path} is truncated")
             if type(described.state_dict_metadata[index.fqn]).__name__ == "BytesStorageMetadata":
                 # torch unpickles non-tensor entries without restriction, so they are checked here
                 shard.seek(place.offset)
@@ -163,8 +163,8 @@ def _damage(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except Exception as error:  # a damaged zip index can raise errors of any type
-        return f"{path} is damaged or cut short ({error})."
-    return None if damaged is None else f"{path} is damaged: the checksum of {damaged} in it is wrong."
+        return f"{path} is damaged or truncated ({error})."
+    return None if damaged is None else f"{path} is damaged: the checksum of {damaged} in it does not match."
 
 
 def _why_not_unpickled(error: pickle.UnpicklingError) -> str:
@@ -172,7 +172,7 @@ def _why_not_unpickled(error: pickle.UnpicklingError) -> str:
     if "GLOBAL " in said:
         name = said.partition("GLOBAL ")[2].split()[0]
         return (
-            f"holds a {name}, which may execute anything when it is read. If you trust it, allow it before with "
+            f"contains a {name}, which can execute arbitrary code when loaded. If you trust it, allow it first with "
             "`torch.serialization.add_safe_globals`."
         )
-    return "is damaged, cut short, or no checkpoint."
+    return "is damaged, truncated, or not a checkpoint."

@@ -590,8 +590,8 @@ def _check_agreement(mixture: Mixture, update: int, device: torch.device) -> Non
     others = differing_ranks(held, device)
     if others:
         raise RuntimeError(
-            f"Processes {others[:8]} hold other weights than the rest at update {update}; this one has version "
-            f"{mixture.weights_version}. Call `set_weights` with the same weights at the same step on every process."
+            f"Ranks {others[:8]} hold other weights than the rest at update {update}; this rank has version "
+            f"{mixture.weights_version}. Call `set_weights` with the same weights at the same step on every rank."
         )
 
 

@@ -112,7 +112,7 @@ class Preemption(Checkpoint):
         wanted = self._ballot.vote(self._wanted)
         if wanted != _GO_ON:
             path = self._save(trainer)
-            self._stop(trainer, wanted, f"step {self._step} is saved as {path}; continue from there")
+            self._stop(trainer, wanted, f"step {self._step} is saved as {path}; resume from there")
 
     @override
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -120,7 +120,7 @@ class Preemption(Checkpoint):
         wanted = self._ballot.close(self._wanted)
         self._training = False
         if wanted != _GO_ON:
-            self._stop(trainer, wanted, "training was at its end; what follows it is left undone")
+            self._stop(trainer, wanted, "training had finished; what follows it in this run is skipped")
         if trainer.is_global_zero:
             self._remove_all()
 
@@ -143,7 +143,7 @@ class Preemption(Checkpoint):
             os.write(2, f"\n{name}: stopping after this step\n".encode())
         else:
             self._requeue(wanted)
-            raise Preempted(f"{name} came outside of training, with nothing to save.")
+            raise Preempted(f"{name} arrived outside of training, so there was nothing to save.")
 
     def _save(self, trainer: Any) -> Path:
         """Saves under a temporary name first, so that a kill at any moment leaves at least one complete checkpoint."""
@@ -156,7 +156,9 @@ class Preemption(Checkpoint):
             trainer.save_checkpoint(part)
         except OSError as error:
             _remove(part)
-            raise OSError(error.errno, f"the run is told to end, and cannot be saved: {error}", str(path)) from error
+            raise OSError(
+                error.errno, f"the run was told to stop, and its checkpoint cannot be saved: {error}", str(path)
+            ) from error
         if trainer.is_global_zero:
             flush_to_disk(part)
             if path.is_dir():
@@ -216,9 +218,9 @@ def _requeue() -> None:
     except OSError as error:
         failed = str(error)
     if failed:
-        rank_zero_warn(f"SLURM job {job} could not be queued again ({failed}). Submit it again to continue the run.")
+        rank_zero_warn(f"SLURM job {job} could not be requeued ({failed}). Submit it again to continue the run.")
     else:
-        rank_zero_info(f"SLURM job {job} is queued again.")
+        rank_zero_info(f"SLURM job {job} is requeued.")
 
 
 def _handle(number: int, handler: Any) -> None:

@@ -178,7 +178,7 @@ class RunRecorder(Callback):
             return self._columns, []
         header, rows, left_out = read_rows(path)
         if header[:2] != self._columns[:2]:
-            rank_zero_warn(f"{path} is damaged, and begins anew.")
+            rank_zero_warn(f"{path} is damaged: its rows are lost, and it is written again from this step on.")
             return self._columns, []
         self._tell(path, left_out)
         return header, rows
@@ -193,7 +193,7 @@ class RunRecorder(Callback):
 
     def _tell(self, path: Path, left_out: int) -> None:
         if left_out:
-            rank_zero_warn(f"{path} had {left_out} row{'s' * (left_out > 1)} that were not whole; they are left out.")
+            rank_zero_warn(f"{path} had {left_out} damaged row{'s' * (left_out > 1)}; they are dropped.")
 
 
 def _lines(rows: Iterable[Iterable[Any]]) -> str:

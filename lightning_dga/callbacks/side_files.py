@@ -19,4 +19,6 @@ def side_file(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _told.warn(f"{file} cannot be written: {error.strerror or error}. Training goes on, and it is not complete.")
+        _told.warn(
+            f"{file} cannot be written: {error.strerror or error}. Training continues, and the file is incomplete."
+        )

@@ -87,11 +87,11 @@ class Watchdog:
         except PeerFailure as failure:
             self._phase = {}
             raise ProcessFailure(
-                f"Process {failure.process} failed while {name} after step {step}: {failure.error}"
+                f"Rank {failure.process} failed while {name} after step {step}: {failure.error}"
             ) from failure
         except Exception as error:
             if known_to_all(error):
-                self._say(f"Process {rank()} failed while {name} after step {step}: {error!r}")
+                self._say(f"Rank {rank()} failed while {name} after step {step}: {error!r}")
                 self._phase = {}
                 raise
             if self._board is None or self._ended.is_set():
@@ -99,8 +99,8 @@ class Watchdog:
                 raise
             gone = self._gone()
             if gone:
-                raise ProcessFailure(f"{_first(gone)} This process was {name} after step {step}.") from error
-            self._say(f"Process {rank()} failed while {name} after step {step}: {error!r}")
+                raise ProcessFailure(f"{_first(gone)} This rank was {name} after step {step}.") from error
+            self._say(f"Rank {rank()} failed while {name} after step {step}: {error!r}")
             # the note stays in the store: the other ranks read it when this rank no longer responds
             self._phase["failed"] = repr(error)
             self._note()
@@ -110,7 +110,7 @@ class Watchdog:
     def _report(self, error: Exception) -> None:
         if self._board is not None:
             doing = f"{self._phase['phase']} after step {self._phase['step']}"
-            self._board.report(f"Process {rank()} failed while {doing}: {error!r}")
+            self._board.report(f"Rank {rank()} failed while {doing}: {error!r}")
 
     def _end_with(self, message: str) -> None:
         """Exits this process at once, because it cannot be interrupted while it waits in a collective."""
@@ -139,12 +139,12 @@ class Watchdog:
                 told = now
             elif now - told > _GRACE:
                 # this rank may be waiting in a collective of FSDP2, where no error of another rank can reach it
-                self._end_with(f"{failure} Process {rank()}, {phase['phase']}, waited for it. The job is ended.")
+                self._end_with(f"{failure} Rank {rank()}, {phase['phase']}, waited for it. The job is stopped.")
             if now - self._started > self.timeout:
                 self._end_with(
-                    f"Process {rank()} has been {phase['phase']} after step {phase['step']} for more than "
-                    f"{self.timeout:g} s. {_first(self._late())} The job is ended; `timeout` of the callback is what "
-                    "to raise if it was only slow."
+                    f"Rank {rank()} has been {phase['phase']} after step {phase['step']} for more than "
+                    f"{self.timeout:g} s. {_first(self._late())} The job is stopped. If it was only slow, raise "
+                    "the callback's `timeout`."
                 )
 
     def _note(self) -> None:
@@ -174,15 +174,15 @@ class Watchdog:
                 continue
             doing = f"{new.get('phase', 'training')} after step {new['step']}" if "step" in new else "training"
             if "failed" in new:
-                found.append(f"Process {other} failed while {doing}: {new['failed']}.")
+                found.append(f"Rank {other} failed while {doing}: {new['failed']}.")
             elif old.get("beat") == new.get("beat") and "left" not in new:
-                found.append(f"Process {other} has died, while {doing}; it was last seen at {new.get('where', '?')}.")
+                found.append(f"Rank {other} has died, while {doing}; it was last seen at {new.get('where', '?')}.")
         return found
 
     def _late(self) -> list[str]:
         """A message for each rank that the others wait for."""
         return self._gone() or [
-            f"Process {other} does not wait for the others: it is at {note.get('where', '?')}."
+            f"Rank {other} does not wait for the others: it is at {note.get('where', '?')}."
             for other, note in enumerate(self._notes())
             if not note.get("waits")
         ]
@@ -192,5 +192,5 @@ class Watchdog:
 
 
 def _first(said: list[str]) -> str:
-    shown = " ".join(said[:_NAMED]) or "All processes wait for one another."
-    return shown + (f" So have {len(said) - _NAMED} more." if len(said) > _NAMED else "")
+    shown = " ".join(said[:_NAMED]) or "All ranks wait for one another."
+    return shown + (f" The same is true of {len(said) - _NAMED} more." if len(said) > _NAMED else "")

@@ -90,7 +90,7 @@ def _check_node(key: str, node: DictConfig) -> None:
         if name in _HYDRA or OmegaConf.is_missing(node, name):
             continue
         if known is not None and name not in known:
-            raise MisconfigurationException(f"`{key}.{name}` is not known to {target}.{closest(name, known)}")
+            raise MisconfigurationException(f"`{key}.{name}` is not an argument of {target}.{closest(name, known)}")
         if (hint := hints.get(name, Any)) is not Any and _is_plain(hint):
             _check_value(f"{key}.{name}", node[name], hint, target)
 
@@ -99,7 +99,7 @@ def _check_value(key: str, value: Any, hint: Any, target: str = "") -> None:
     # null leaves a Trainer setting at Lightning's default
     default = value is None and target.endswith("Trainer")
     if not default and isinstance(value, _NUMBERS) and not _fits(value, hint):
-        quoted = f" In quotes it is text: '{key}=\"{value}\"'." if _fits(str(value), hint) else ""
+        quoted = f" Quote it to pass a string: '{key}=\"{value}\"'." if _fits(str(value), hint) else ""
         raise MisconfigurationException(f"`{key}` must be {_in_words(hint)}, got {value!r}.{quoted}")
 
 
@@ -131,7 +131,7 @@ def _in_words(hint: Any) -> str:
         return " or ".join(dict.fromkeys(_in_words(one) for one in get_args(hint)))
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
     if hint in words:
         return words[hint]
     return "a path" if hasattr(hint, "__fspath__") else f"a {getattr(hint, '__name__', hint)}"

@@ -13,10 +13,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Prints a table of runs and writes a page about them; a user error gives one line and exit status 1."""
     parser = argparse.ArgumentParser(
         prog="dga-report",
-        description="Compares runs of dga-train: prints a table, and writes a page that says which data helped.",
+        description="Compares runs: prints a table, and writes an HTML page that shows which data helped.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder of run folders")
-    parser.add_argument("--no-page", action="store_true", help=f"print the table only, and write no {PAGE}")
+    parser.add_argument("--no-page", action="store_true", help=f"only print the table; do not write {PAGE}")
     options = parser.parse_args(arguments)
     try:
         # a folder may be given together with a run in it
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(comparison(runs))
         for run in runs:
             if left_out := read_weights(run).left_out:
-                print(f"dga-report: left out of {run / WEIGHTS}: {left_out} damaged line(s).", file=sys.stderr)
+                print(f"dga-report: skipped {left_out} damaged line(s) of {run / WEIGHTS}.", file=sys.stderr)
         if not options.no_page:
             _write_page(runs)
     except RunFolderError as error:
@@ -38,10 +38,10 @@ def _write_page(runs: list[Path]) -> None:
         path.write_text(page(runs), encoding="utf-8")
     except ImportError as error:
         # a page that cannot be written is not a failure, because the table was printed
-        print(f"dga-report: No page. {error}", file=sys.stderr)
+        print(f"dga-report: no page: {error}", file=sys.stderr)
     except OSError as error:
         raise RunFolderError(
-            f"{path} cannot be written ({error.strerror}); --no-page only prints the table."
+            f"{path} cannot be written ({error.strerror}). With --no-page, only the table is printed."
         ) from error
     else:
         print(f"\nPage: {path}")

@@ -30,11 +30,11 @@ def sole_writer(folder: Path, seconds: float = _SECONDS) -> Iterator[None]:
         lock.acquire(timeout=seconds, poll_interval=0.2)
     except Timeout as error:
         raise RunFolderError(
-            f"Another process is writing {folder}. Wait for it or end it, or choose another `name`."
+            f"Another process is writing to {folder}. Wait for it or stop it, or choose another `name`."
         ) from error
     except (NotImplementedError, OSError) as error:
         # a filesystem without locks, or one that is not writable, which fails later with a clear error
-        rank_zero_warn(f"{folder / LOCK} cannot be locked ({error}): nothing keeps a second run out of this folder.")
+        rank_zero_warn(f"{folder / LOCK} cannot be locked ({error}), so nothing prevents a second run in this folder.")
     try:
         yield
     finally:

@@ -59,10 +59,10 @@ def changed_settings(config: DictConfig, folder: Path) -> list[str]:
     refused = [_told(key, *values) for key, values in changed.items() if key in _THE_DATA]
     if refused:
         raise CheckpointError(
-            f"A run goes on with the data that it began with: {'; '.join(refused)}. Give what {folder / CONFIG} has, "
-            "or start a new run with another `name`."
+            f"A run must resume with the data that it started with: {'; '.join(refused)}. Use the settings in "
+            f"{folder / CONFIG}, or start a new run with another `name`."
         )
-    return [f"This run goes on with {_told(key, *values)}." for key, values in changed.items() if key not in followed]
+    return [f"This run resumes with {_told(key, *values)}." for key, values in changed.items() if key not in followed]
 
 
 def check_fits(checkpoint: Path, model: nn.Module) -> None:
@@ -78,8 +78,8 @@ def check_fits(checkpoint: Path, model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         if name in saved and saved[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{checkpoint} is of another model: {name} is {list(saved[name].shape)} there, and "
-                f"{list(tensor.shape)} here. Give the `model` and `data` settings that it was trained with."
+                f"{checkpoint} is of another model: {name} has shape {list(saved[name].shape)} there, and "
+                f"{list(tensor.shape)} here. Use the `model` and `data` settings that it was trained with."
             )
 
 
@@ -100,4 +100,4 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _told(key: str, before: Any, now: Any) -> str:
-    return f"`{key}` {now!r} in place of {before!r}"
+    return f"`{key}` {now!r} instead of {before!r}"

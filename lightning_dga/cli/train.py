@@ -154,11 +154,11 @@ def _fit_and_test(config: DictConfig, folder: Path, callbacks: list[Any], checkp
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if checkpoint is None or recorder.has_begun:
             raise
-        raise CheckpointError(f"{checkpoint} cannot be gone on from with these settings: {error}") from error
+        raise CheckpointError(f"{checkpoint} cannot be resumed with these settings: {error}") from error
     if config.test:
         trainer.test(model, datamodule=datamodule, verbose=False)
     if dry:
-        rank_zero_info("`fast_dev_run`: everything ran, and nothing was written.")
+        rank_zero_info("`fast_dev_run`: every stage ran, and nothing was written.")
         return {}
     metrics = recorder.finish(trainer)
     if trainer.is_global_zero:
@@ -180,17 +180,17 @@ def _prepare_folder(config: DictConfig, folder: Path, *, resume: bool) -> Path |
     if resume and (checkpoint := newest_checkpoint(folder / CHECKPOINTS)) is not None:
         for line in changed_settings(config, folder):
             rank_zero_warn(line)
-        rank_zero_info(f"Going on from {checkpoint}.")
+        rank_zero_info(f"Resuming from {checkpoint}.")
         return checkpoint
     # on other ranks the folder may already contain what rank 0 wrote in this run
     if not _is_first_process():
         return None
     present = [name for name in (WEIGHTS, VALIDATIONS, METRICS, CHECKPOINTS, LOGS, PAGE) if (folder / name).exists()]
     if resume:
-        rank_zero_warn(f"There is no checkpoint in {folder / CHECKPOINTS} to resume from: the run starts over.")
+        rank_zero_warn(f"{folder / CHECKPOINTS} has no checkpoint to resume from: the run starts over.")
     elif present and not config.overwrite:
         raise RunFolderError(
-            f"{folder} holds a run already ({', '.join(present)}). Continue it with `resume=true`, replace it with "
+            f"{folder} already holds a run ({', '.join(present)}). Continue it with `resume=true`, replace it with "
             "`overwrite=true`, or choose another `name`."
         )
     for name in present:

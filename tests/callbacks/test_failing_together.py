@@ -33,7 +33,7 @@ def fit(callback, *others, module=BySample, **arguments):
 
 
 def fails_in_a_measurement(estimator, step, counted):
-    """Process 1 fails in one of the probes of an update."""
+    """Rank 1 fails in one of the probes of an update."""
 
     class Model(BySample):
         probes = 0
@@ -56,13 +56,13 @@ def test_an_error_on_one_process_ends_the_run_on_all_of_them(estimator, counted)
         if process == 1:
             assert error.startswith("RuntimeError: no kernel for this")
         else:
-            said = "ProcessFailure: Process 1 failed while aligning after step 4: RuntimeError"
+            said = "ProcessFailure: Rank 1 failed while aligning after step 4: RuntimeError"
             assert error.startswith(said) and "no kernel for this" in error
         assert seconds < TIMEOUT / 2
 
 
 def fails_in_the_trial():
-    """Process 1 runs out of memory in the trial of an estimator, in which errors are no end."""
+    """Rank 1 runs out of memory in the trial of an estimator, in which errors are no end."""
     from lightning_dga.alignment import Auto, Backward, Batched
 
     class Broken(Batched):
@@ -94,7 +94,7 @@ def test_an_estimator_that_fails_on_one_process_is_out_on_all():
 
 
 def refuses_on_one_process():
-    """Process 1 finds in the middle of the run that its chosen estimator is not exact."""
+    """Rank 1 finds in the middle of the run that its chosen estimator is not exact."""
     from lightning_dga.alignment import Auto, Batched, EstimatorRefusal
 
     class Once(Batched):
@@ -147,7 +147,7 @@ class Steps(Callback):
 @pytest.mark.parametrize("period", [100, None], ids=["between updates", "without updates"])
 def test_weights_that_one_process_sets_are_found_in_the_next_steps(hook, period):
     for error, done in together(sets_weights, RANKS, hook, False, period):
-        assert error.startswith("RuntimeError: Processes [1] hold other weights than the rest")
+        assert error.startswith("RuntimeError: Ranks [1] hold other weights than the rest")
         assert "Call `set_weights` with the same weights at the same step on every process" in error
         assert done <= 5
 

@@ -24,7 +24,7 @@ def naps_for_ever():
 
 
 class Model(Plain):
-    """Process 1 gets into trouble in the alignment after step 4."""
+    """Rank 1 gets into trouble in the alignment after step 4."""
 
     def __init__(self, what):
         super().__init__()
@@ -84,10 +84,10 @@ def job(folder, what):
 @pytest.mark.parametrize(
     ("what", "named"),
     [
-        ("dies", "Process 1 has died, while aligning after step 4"),
-        ("hangs", "Process 1 does not wait for the others: it is at "),
-        ("fails", 'Process 1 failed while aligning after step 4: ArithmeticError("a bad sample (in the loss of'),
-        ("goes astray", "Processes [1] hold other weights than the rest at update 1"),
+        ("dies", "Rank 1 has died, while aligning after step 4"),
+        ("hangs", "Rank 1 does not wait for the others: it is at "),
+        ("fails", 'Rank 1 failed while aligning after step 4: ArithmeticError("a bad sample (in the loss of'),
+        ("goes astray", "Ranks [1] hold other weights than the rest at update 1"),
     ],
 )
 def test_it_is_named_by_the_others(tmp_path, what, named):

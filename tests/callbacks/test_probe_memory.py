@@ -60,7 +60,7 @@ def test_a_probe_of_one_sample_that_does_not_fit_ends_the_run():
 
 
 def one_process_lacks_memory(estimator, failing_call):
-    """Process 1 has no memory for one of the probes of an update."""
+    """Rank 1 has no memory for one of the probes of an update."""
 
     class Once(Tight):
         most, calls = 1000, 0

@@ -99,7 +99,7 @@ def test_the_target_may_be_a_distribution_of_the_basis(tmp_path, capsys, corpora
     assert (np.load(tmp_path / "basis.npy")[:, 3] == np.load(tmp_path / "histogram.npy")).all()
     reference = f"target={corpora / 'sea.jsonl'}"
     given = ["basis", folder, reference, "--target", "weather", "--output", tmp_path / "basis.npy"]
-    assert "named 'target' already" in mistake(capsys, *given)
+    assert "already named 'target'" in mistake(capsys, *given)
 
 
 def test_named_domains_still_have_a_histogram(tmp_path, capsys, corpora):
@@ -121,7 +121,7 @@ def test_mistakes_end_in_one_line(tmp_path, capsys, corpora, folder):
     assert "clusters = 12, not 3" in mistake(capsys, "cluster", folder, "--clusters", 3)
     assert "dimensions = 64, not 8" in mistake(capsys, "embed", corpora, folder, "--dimensions", 8)
     assert "Targets: 'weather'" in mistake(capsys, "histogram", folder, "whether")
-    assert "call it h.npy" in mistake(capsys, "histogram", folder, "weather", "--output", "h.json")
+    assert "such as h.npy" in mistake(capsys, "histogram", folder, "weather", "--output", "h.json")
     assert "no such reference" in mistake(capsys, "basis", folder, "--except", "sand", "--output", "b.npy")
     assert "no basis" in mistake(capsys, "nearest", folder, tmp_path / "none.npy", "weather")
 
@@ -130,7 +130,7 @@ def test_fewer_different_documents_than_clusters_are_told_of(tmp_path, capsys):
     (tmp_path / "twins.jsonl").write_text('{"text": "one and two"}\n{"text": "three or four"}\n' * 5)
     main(["embed", str(tmp_path), str(tmp_path / "domains")])
     main(["cluster", str(tmp_path / "domains"), "--clusters", "5"])
-    assert "2 clusters, not 5" in capsys.readouterr().err
+    assert "2 clusters instead of 5" in capsys.readouterr().err
 
 
 def test_more_clusters_than_documents(tmp_path, capsys, corpora):
@@ -163,7 +163,7 @@ def test_a_target_of_which_nothing_is_known(tmp_path, capsys, corpora, folder):
     other = write(tmp_path / "other", target_none=["unheard of"] * 6, target_some=["unheard of", TOPICS[1][0]] * 6)
     for command in (["histogram", folder], ["basis", folder, "--output", tmp_path / "b.npy", "--target"]):
         message = mistake(capsys, *command, "none", "--root", other)
-        assert re.search(r"none of its \d+ documents has a word", message)
+        assert re.search(r"none of its \d+ documents shares a word", message)
     shares = json.loads(run(capsys, "histogram", folder, "some", "--root", other))
     assert sum(shares.values()) == pytest.approx(1) and max(shares.values()) == pytest.approx(1)
 

@@ -66,7 +66,7 @@ def test_without_matplotlib_there_is_a_table_and_one_line(tmp_path, capsys, monk
     main([str(run)])  # exit status 0
     said = capsys.readouterr()
     assert said.out == f"{comparison([run])}\n"
-    assert said.err == "dga-report: No page. Plots need matplotlib: pip install 'lightning-dga[report]'\n"
+    assert said.err == "dga-report: no page: Plots need matplotlib: pip install 'lightning-dga[report]'\n"
     assert not (run / "report.html").exists()
 
 
@@ -80,7 +80,7 @@ def test_what_is_not_whole_is_left_out_and_told(tmp_path, capsys):
     with (run / "weights.csv").open("a") as file:
         file.write("20,2,0.")
     main([str(run)])
-    assert f"left out of {run / 'weights.csv'}: 1 damaged line" in capsys.readouterr().err
+    assert f"skipped 1 damaged line(s) of {run / 'weights.csv'}" in capsys.readouterr().err
 
 
 def test_a_history_that_cannot_be_read(tmp_path, capsys):

@@ -24,19 +24,19 @@ def changed(tmp_path, **overrides):
 
 def test_what_is_other_is_told_by_key(tmp_path):
     assert changed(tmp_path) == []
-    assert changed(tmp_path, data__batch_size=16) == ["This run goes on with `data.batch_size` 16 in place of 8."]
+    assert changed(tmp_path, data__batch_size=16) == ["This run resumes with `data.batch_size` 16 instead of 8."]
     assert changed(tmp_path, model__learning_rate=None) == [
-        "This run goes on with `model.learning_rate` None in place of 0.1."
+        "This run resumes with `model.learning_rate` None instead of 0.1."
     ]
 
 
 def test_a_longer_run_needs_no_word_and_what_follows_from_a_setting_no_line_of_its_own(tmp_path):
     assert changed(tmp_path, trainer__max_steps=20) == []
-    assert changed(tmp_path, seed=1) == ["This run goes on with `seed` 1 in place of 0."]
+    assert changed(tmp_path, seed=1) == ["This run resumes with `seed` 1 instead of 0."]
 
 
 def test_other_data_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"`data.root` 'there' in place of 'here'.*another `name`"):
+    with pytest.raises(CheckpointError, match=r"`data.root` 'there' instead of 'here'.*another `name`"):
         changed(tmp_path, data__root="there")
 
 
@@ -52,5 +52,5 @@ def test_another_model_is_refused(tmp_path):
     file = tmp_path / "last.ckpt"
     torch.save({**state, "loops": {}, "optimizer_states": [], "global_step": 1}, file)
     check_fits(file, nn.Linear(2, 3))
-    with pytest.raises(CheckpointError, match=r"weight is \[3, 2\] there, and \[3, 4\] here"):
+    with pytest.raises(CheckpointError, match=r"weight has shape \[3, 2\] there, and \[3, 4\] here"):
         check_fits(file, nn.Linear(4, 3))

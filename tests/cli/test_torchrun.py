@@ -36,4 +36,4 @@ def test_two_processes_of_torchrun_do_what_one_does(tmp_path, corpora):
     assert [row["step"] for row in rows(folders[1])] == [row["step"] for row in rows(folders[0])]
     again = run()
     assert again.returncode != 0
-    assert "holds a run already" in again.stderr
+    assert "already holds a run" in again.stderr

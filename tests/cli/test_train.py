@@ -88,7 +88,7 @@ def test_it_does_not_overwrite_a_run_unless_told(tmp_path, corpora):
     before = (tmp_path / "runs/weather/dga_seed0/metrics.json").read_text()
     again = corpora_run(tmp_path, corpora)
     assert again.returncode == 1
-    assert "holds a run already" in again.stderr and "overwrite=true" in again.stderr
+    assert "already holds a run" in again.stderr and "overwrite=true" in again.stderr
     assert (tmp_path / "runs/weather/dga_seed0/metrics.json").read_text() == before
     assert corpora_run(tmp_path, corpora, "overwrite=true").returncode == 0
 
@@ -112,7 +112,7 @@ def test_a_run_is_resumed(tmp_path, corpora):
     assert results[0]["val/target_loss/history"] == results[1]["val/target_loss/history"]
     logged = [[(row["step"], row["train/loss"]) for row in log_rows(folder) if row["train/loss"]] for folder in folders]
     assert logged[0] == logged[1] and len(logged[0]) == 3
-    assert "the run starts over" in first.stderr and "Going on from" in second.stderr
+    assert "the run starts over" in first.stderr and "Resuming from" in second.stderr
     assert f"Page: {folders[1] / 'report.html'}" in second.stdout and "target test loss" in second.stdout
 
 
@@ -133,7 +133,7 @@ def test_a_run_whose_checkpoints_are_damaged_is_not_overwritten(tmp_path, corpor
     (run / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 cut short")
     (run / "metrics.json").write_text("{}")
     code, line = resumed_in_process(tmp_path, corpora, monkeypatch, capsys)
-    assert code == 1 and "last.ckpt is damaged, cut short, or no checkpoint" in line
+    assert code == 1 and "last.ckpt is damaged, truncated, or not a checkpoint" in line
     assert (run / "metrics.json").read_text() == "{}"
 
 
@@ -144,14 +144,14 @@ def test_other_data_and_another_model_are_refused(tmp_path, corpora, monkeypatch
     torch.save({**state, "state_dict": {"norm.weight": torch.ones(24)}}, run / "checkpoints" / "last.ckpt")
     (run / "config.yaml").write_text(f"data:\n  root: {corpora}\n  tokens_per_domain: 999\n")
     code, line = resumed_in_process(tmp_path, corpora, monkeypatch, capsys)
-    assert code == 1 and "`data.tokens_per_domain` 2000 in place of 999" in line
+    assert code == 1 and "`data.tokens_per_domain` 2000 instead of 999" in line
     (run / "config.yaml").unlink()
     code, line = resumed_in_process(tmp_path, corpora, monkeypatch, capsys)
-    assert code == 1 and "norm.weight is [24] there, and [16] here" in line
+    assert code == 1 and "norm.weight has shape [24] there, and [16] here" in line
     # what only Lightning finds out while it restores
     torch.save(state, run / "checkpoints" / "last.ckpt")
     code, line = resumed_in_process(tmp_path, corpora, monkeypatch, capsys)
-    assert code == 1 and "last.ckpt cannot be gone on from with these settings" in line
+    assert code == 1 and "last.ckpt cannot be resumed with these settings" in line
 
 
 def test_two_processes(tmp_path, corpora):
@@ -192,7 +192,7 @@ def test_clusters_by_a_histogram_in_a_file(tmp_path, corpora):
 
 MISTAKES = {
     "a misspelt key": (["trainer.max_stps=3"], "max_stps"),
-    "a number that is none": (["trainer.max_steps=abc"], "`trainer.max_steps` must be a whole number, got 'abc'"),
+    "a number that is none": (["trainer.max_steps=abc"], "`trainer.max_steps` must be an integer, got 'abc'"),
     "a truth value that is none": (["resume=yes_please"], "`resume` must be true or false, got 'yes_please'"),
     "a misspelt key with a plus": (["+trainer.max_stps=3"], "Did you mean `max_steps`"),
     "a misspelt key of a callback": (["callbacks.dga.step_sise=3"], "step_sise"),

@@ -52,7 +52,7 @@ def test_a_job_that_is_queued_again_is_the_run_that_was_not(slurm, tmp_path, cor
     subprocess.run(SIGNAL.replace("JOB", job).split(), env=slurm.environment, check=True)
     assert told.wait(1500) == 0, told.stderr.read()[-2000:] + logs(tmp_path)[-3000:]
     said = logs(tmp_path / "runs" / "told")
-    assert "is queued again" in said and "Restored all states" in said
+    assert "is requeued" in said and "Restored all states" in said
     assert rows(again) == rows(run)
 
 

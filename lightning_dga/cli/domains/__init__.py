@@ -1,4 +1,4 @@
-"""The command ``dga-domains``: from a corpus to domains, and what to know of them before a run."""
+"""The command ``dga-domains``: turns a corpus into domains, and compares a target with them before a run."""
 
 from lightning_dga.cli.domains.command import main
 

@@ -1,9 +1,10 @@
-"""Cluster the vectors of a corpus: each cluster is a domain.
+"""Cluster the vectors of a corpus, so that each cluster is a domain.
 
-Writes FOLDER/labels.npy, the cluster of each document from 0 to K - 1, which `dga-train data=clusters` and
-MixtureDataModule.from_labels take. More than 1,024 clusters are made level by level, 64 from each, up to 262,144 and
-beyond. Every cluster has at least one document, and there are as many as asked for unless the corpus has fewer
-different documents. It may be killed at any time: the same command goes on where it was. Next: dga-domains histogram.
+Writes FOLDER/labels.npy: the cluster of each document, from 0 to K - 1, for `dga-train data=clusters` and for
+MixtureDataModule.from_labels. Above 1,024 clusters, k-means is hierarchical, with 64 children per node. Every cluster
+has at least one document. There are K clusters, or fewer if the corpus has fewer distinct vectors.
+
+An interrupted command can be repeated, and resumes from what is finished. Next step: dga-domains histogram.
 """
 
 import argparse
@@ -19,15 +20,15 @@ from lightning_dga.domains.resumable_stage import read_summary
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``dga-domains cluster``."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where `dga-domains embed` left the vectors")
-    parser.add_argument("--clusters", type=count, required=True, metavar="K", help="how many")
-    parser.add_argument("--levels", type=count, help="levels of the hierarchy; 1 is plain k-means (64 children a node)")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder given to `dga-domains embed`")
+    parser.add_argument("--clusters", type=count, required=True, metavar="K", help="number of clusters")
+    parser.add_argument("--levels", type=count, help="levels of the hierarchy; 1 is plain k-means (default: by K)")
     parser.add_argument(
-        "--library", choices=LIBRARIES, default=best_library(), help="what runs k-means (here: %(default)s)"
+        "--library", choices=LIBRARIES, default=best_library(), help="library that runs k-means (default: %(default)s)"
     )
-    parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="threads (%(default)s)")
-    parser.add_argument("--seed", type=seed, default=0, help="of the first guesses (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew where FOLDER holds clusters")
+    parser.add_argument("--jobs", type=count, default=os.cpu_count(), help="number of threads (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the initial centroids (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the clusters that FOLDER holds")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -45,11 +46,11 @@ def run(options: argparse.Namespace) -> None:
     made = read_summary(options.folder, "cluster")
     if made["clusters"] < options.clusters:
         print(
-            f"dga-domains: {made['clusters']:,} clusters, not {options.clusters:,}: the corpus has no more different "
-            "vectors.",
+            f"dga-domains: {made['clusters']:,} clusters instead of {options.clusters:,}: the corpus has no more "
+            "distinct vectors.",
             file=sys.stderr,
         )
     print(
-        f"{options.folder / 'labels.npy'}: {made['clusters']:,} clusters of {made['documents']:,} documents; the "
-        f"median has {made['median']:g}, the largest {made['largest']:,}, and {made['singletons']:,} have one."
+        f"{options.folder / 'labels.npy'}: {made['clusters']:,} clusters of {made['documents']:,} documents; "
+        f"median size {made['median']:g}, largest {made['largest']:,}, {made['singletons']:,} with one document."
     )

@@ -20,7 +20,7 @@ SUBCOMMANDS: dict[str, ModuleType] = {
 def main(arguments: list[str] | None = None) -> None:
     """Runs ``dga-domains``; a user error gives one line and exit status 1."""
     parser = argparse.ArgumentParser(
-        prog="dga-domains", description="From a corpus to domains, and what to know of them before a run."
+        prog="dga-domains", description="Turns a corpus into domains, and compares a target with them before a run."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in SUBCOMMANDS.items():
@@ -40,5 +40,5 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"dga-domains: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("dga-domains: interrupted; the same command goes on with what is finished.", file=sys.stderr)
+        print("dga-domains: interrupted; repeat the command to resume from what is finished.", file=sys.stderr)
         sys.exit(130)

@@ -1,8 +1,11 @@
-"""Turn the documents of a corpus into vectors: the first step to clusters.
+"""Embed the documents of a corpus as vectors, the first step towards clusters.
 
-Reads the domains of ROOT: every <name>.jsonl with one {"text": ...} a line, every .parquet file, and every folder of
-such files or of .txt, but none called target_<name>. Writes one vector for each document to FOLDER. It may be killed at
-any time: the same command goes on where it was. Next: dga-domains cluster FOLDER --clusters K.
+Reads the domains in ROOT: every <name>.jsonl file with one {"text": ...} per line, every .parquet file, and every
+folder of such files or of .txt files. Targets, which are named target_<name>, are not read. Writes one vector per
+document to FOLDER.
+
+An interrupted command can be repeated, and resumes from what is finished. Next step: dga-domains cluster FOLDER
+--clusters K.
 """
 
 import argparse
@@ -22,31 +25,43 @@ from lightning_dga.domains.sentences import MINILM
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``dga-domains embed``."""
-    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the corpus")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the domains are made")
-    parser.add_argument("--dimensions", type=count, default=64, help="length of a TF-IDF + SVD vector (%(default)s)")
-    parser.add_argument("--max-features", type=count, default=20_000, help="words of TF-IDF (%(default)s)")
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of the corpus")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder to write to")
     parser.add_argument(
-        "--fit-documents", type=count, default=100_000, help="documents that TF-IDF + SVD is fitted on (%(default)s)"
+        "--dimensions", type=count, default=64, help="size of the TF-IDF + SVD vectors (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-features", type=count, default=20_000, help="vocabulary size of TF-IDF (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fit-documents",
+        type=count,
+        default=100_000,
+        help="documents that TF-IDF + SVD is fitted to (default: %(default)s)",
     )
     parser.add_argument(
         "--model",
         nargs="?",
         const=MINILM,
         metavar="MODEL",
-        help="embed with this sentence-transformers model, a folder or a name on the Hub, in place of TF-IDF + SVD "
+        help="embed with this sentence-transformers model, a folder or a name on the Hub, instead of TF-IDF + SVD "
         "(without a value: %(const)s)",
     )
-    parser.add_argument("--device", help="where that model runs, as cpu or cuda (the best there is)")
-    parser.add_argument("--seed", type=seed, default=0, help="of the SVD and of what it is fitted on (%(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew where FOLDER holds vectors")
+    parser.add_argument("--device", help="device of that model, such as cpu or cuda (default: the best available)")
+    parser.add_argument(
+        "--seed",
+        type=seed,
+        default=0,
+        help="seed of the SVD and of the documents it is fitted to (default: %(default)s)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the vectors that FOLDER holds")
 
 
 def run(options: argparse.Namespace) -> None:
     """Embeds the corpus."""
     sources = folder_domains(options.root)
     if not sources:
-        raise DataError(f"{options.root}: no documents; add files <name>.jsonl, or folders of .txt files.")
+        raise DataError(f"{options.root}: no documents; add <name>.jsonl files or folders of .txt files.")
     embedding: Embedding
     if options.model is None:
         embedding = TfidfEmbedding(options.dimensions, options.max_features, options.seed)
@@ -73,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
         progress=True,
     )
-    print(f"{options.folder / 'embeddings.npy'} is whole. Next: dga-domains cluster {options.folder} --clusters K")
+    print(f"{options.folder / 'embeddings.npy'} is complete. Next: dga-domains cluster {options.folder} --clusters K")
 
 
 def _fingerprint(documents: FolderDocuments) -> str:

@@ -1,8 +1,9 @@
-"""How a target spreads over the domains, for importance sampling.
+"""Count how a target is distributed over the domains, as the prior of importance sampling.
 
-DOMAINS is a folder of named domains, <domain>.jsonl beside target_NAME.jsonl, or one that `dga-domains cluster` filled.
-Only documents of the target set are counted, none that a run validates or tests on. The histogram of named domains is
-JSON, that of clusters a .npy file of K shares: dga-train callbacks=importance callbacks.dga.rule.prior=FILE.
+DOMAINS is either a folder of named domains, with <domain>.jsonl beside target_NAME.jsonl, or the folder given to
+`dga-domains cluster`. Only the target set is counted, not the documents that a run validates or tests on. The histogram
+of named domains is JSON; that of K clusters is a .npy file of K shares. Use it as the prior of a run:
+dga-train callbacks=importance callbacks.dga.rule.prior=FILE.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``dga-domains histogram``."""
     parser.add_argument("folder", type=Path, metavar="DOMAINS", help="the folder of domains")
     add_target(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write it here and not to the terminal")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: print to the terminal)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -81,7 +82,7 @@ def _of_clusters(options: argparse.Namespace) -> None:
     clusters = load_clusters(options.folder)
     histogram = label_histogram(placed_target(options, options.folder, clusters), len(clusters))
     used = np.flatnonzero(histogram)
-    print(f"The target falls into {len(used):,} of {len(clusters):,} clusters.", file=sys.stderr)
+    print(f"The target set occurs in {len(used):,} of {len(clusters):,} clusters.", file=sys.stderr)
     if options.output is None:
         shares = {str(index): float(histogram[index]) for index in used[np.argsort(-histogram[used], kind="stable")]}
         print(json.dumps(shares, indent=2))
@@ -97,7 +98,7 @@ def save_shares(file: Path, shares: NDArray[np.float64]) -> None:
     """
     if file.suffix != ".npy":
         raise DomainsError(
-            f"--output {file}: numbers for clusters go to a .npy file; call it {file.with_suffix('.npy')}."
+            f"--output {file}: for clusters the file name must end in .npy, such as {file.with_suffix('.npy')}."
         )
     with atomic_write(file) as stream:
         np.save(stream, shares)

@@ -1,9 +1,12 @@
-"""Which reference set of a basis is nearest to a target: the baseline of distribution reweighting.
+"""Find the reference set of a basis that is nearest to a target, the baseline of distribution reweighting.
 
-Prints the cosine between the mean of the target set and of each reference set, as the clusters that they fall into have
-it, the nearest first. --output gets the nearest one's histogram, K shares to sample by: dga-train callbacks=static
-data.weights=FILE. --prior gets the same as shares of the N references, with which distribution reweighting starts, and
-which it leaves where alignments contradict it: dga-train callbacks=dga_basis callbacks.dga.rule.rule.prior=FILE.
+Prints the cosine similarity between the mean of the target set and that of each reference set, highest first. The mean
+of a set is taken over the centroids of the clusters of its documents.
+
+--output writes the histogram of the nearest reference set, K shares to sample by:
+dga-train callbacks=static data.weights=FILE.
+--prior writes a prior over the N reference sets, with which distribution reweighting starts and from which alignments
+can move it: dga-train callbacks=dga_basis callbacks.dga.rule.rule.prior=FILE.
 """
 
 import argparse
@@ -18,11 +21,13 @@ from lightning_dga.domains import Basis, DomainsError, label_histogram, load_clu
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``dga-domains nearest``."""
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder that `dga-domains cluster` filled")
-    parser.add_argument("basis", type=Path, metavar="BASIS", help="the .npy file that `dga-domains basis` wrote")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder given to `dga-domains cluster`")
+    parser.add_argument("basis", type=Path, metavar="BASIS", help="the .npy file written by `dga-domains basis`")
     add_target(parser)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="a .npy file for the nearest one's histogram")
-    parser.add_argument("--prior", type=Path, metavar="FILE", help="a .json file: 1 for the nearest, 0 for the others")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=".npy file for the histogram of the nearest set")
+    parser.add_argument(
+        "--prior", type=Path, metavar="FILE", help=".json file for the prior: 1 for the nearest set, 0 for the others"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,7 +35,8 @@ def run(options: argparse.Namespace) -> None:
     clusters, basis = load_clusters(options.folder), Basis.load(options.basis)
     if len(basis.matrix) != len(clusters):
         raise DomainsError(
-            f"{options.basis} is over {len(basis.matrix)} clusters, {options.folder} has {len(clusters)}."
+            f"{options.basis} is over {len(basis.matrix)} clusters, but {options.folder} has {len(clusters)}. Make it "
+            "again with `dga-domains basis`."
         )
     histogram = label_histogram(placed_target(options, options.folder, clusters), len(clusters))
     similarities = reference_similarities(histogram, basis, clusters.tree.leaves)

@@ -1,4 +1,4 @@
-"""The subcommands' arguments about a target."""
+"""Arguments of several subcommands that select a target."""
 
 import argparse
 import sys
@@ -15,17 +15,24 @@ from lightning_dga.domains.resumable_stage import read_summary
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that name a target of a clustered corpus."""
-    parser.add_argument("target", metavar="NAME", help="the target: target_NAME.jsonl in the folder of the corpus")
+    parser.add_argument(
+        "target", metavar="NAME", help="target, stored as target_NAME.jsonl in the folder of the corpus"
+    )
     add_target_set(parser)
 
 
 def add_target_set(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that select the documents of a target."""
     parser.add_argument(
-        "--target-documents", type=int, metavar="N", help="keep N documents of the target set (data.target_documents)"
+        "--target-documents",
+        type=int,
+        metavar="N",
+        help="use N documents of the target set, as data.target_documents (default: all)",
     )
-    parser.add_argument("--target-seed", type=seed, default=0, help="which ones (data.target_seed; %(default)s)")
-    parser.add_argument("--root", type=Path, help="the folder of the corpus, where it has moved since it was embedded")
+    parser.add_argument(
+        "--target-seed", type=seed, default=0, help="seed of their choice, as data.target_seed (default: %(default)s)"
+    )
+    parser.add_argument("--root", type=Path, help="folder of the corpus, if it was moved after it was embedded")
 
 
 def placed_target(options: argparse.Namespace, folder: Path, clusters: Clusters) -> NDArray[np.int64]:
@@ -38,13 +45,13 @@ def placed_target(options: argparse.Namespace, folder: Path, clusters: Clusters)
     known: NDArray[np.bool_] = np.any(clusters.embedding(documents), axis=1)
     if not known.any():
         raise DomainsError(
-            f"Target {options.target!r}: none of its {len(documents)} documents has a word that the corpus of {folder} "
-            "has, so that they fall into no cluster."
+            f"Target {options.target!r}: none of its {len(documents)} documents shares a word with the corpus of "
+            f"{folder}, so they belong to no cluster. Embed the corpus with --model, or choose another target."
         )
     if not known.all():
         left_out = len(documents) - int(known.sum())
         print(
-            f"dga-domains: {left_out} of {len(documents)} documents of the target have no word that the corpus has, "
+            f"dga-domains: {left_out} of {len(documents)} documents of the target share no word with the corpus, "
             "and are left out.",
             file=sys.stderr,
         )

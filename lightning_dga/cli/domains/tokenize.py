@@ -1,6 +1,6 @@
-"""Token ids of every domain and target, for training that reads them from disk.
+"""Tokenize every domain and target to files of token ids, for training that reads them from disk.
 
-Interrupted, the same command goes on where it was.
+An interrupted command can be repeated, and resumes from what is finished.
 """
 
 import argparse
@@ -13,19 +13,27 @@ from lightning_dga.data.text.builders.bin_builder import build_bins
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``dga-domains tokenize``."""
     parser.add_argument(
-        "root", type=Path, help="a folder of <domain> and target_<name>: .jsonl, .parquet, .txt, .gz, …"
+        "root", type=Path, help="folder of domains and targets (target_<name>), as .jsonl, .parquet, .txt, .gz, …"
     )
-    parser.add_argument("output", type=Path, help="the folder to write to")
-    parser.add_argument("--vocab-size", type=count, default=32_768, help="most token ids (default: %(default)s)")
+    parser.add_argument("output", type=Path, help="folder to write to")
     parser.add_argument(
-        "--tokenizer", type=Path, help="use this tokenizer.json, or that of this folder, and train none"
+        "--vocab-size", type=count, default=32_768, help="maximum vocabulary size (default: %(default)s)"
     )
-    parser.add_argument("--end-of-text", metavar="TOKEN", help="its token that separates documents, if none is found")
     parser.add_argument(
-        "--training-documents", type=count, help="of each domain, to train the tokenizer on; default: all"
+        "--tokenizer",
+        type=Path,
+        help="tokenizer.json to use, or a folder that has one; if given, no tokenizer is trained",
     )
-    parser.add_argument("--field", default="text", help="key or column of the text (default: %(default)s)")
-    parser.add_argument("--workers", type=count, default=1, help="processes that tokenize (default: %(default)s)")
+    parser.add_argument(
+        "--end-of-text",
+        metavar="TOKEN",
+        help="token that separates documents (default: the one that the tokenizer has)",
+    )
+    parser.add_argument(
+        "--training-documents", type=count, help="documents of each domain that train the tokenizer (default: all)"
+    )
+    parser.add_argument("--field", default="text", help="key or column that holds the text (default: %(default)s)")
+    parser.add_argument("--workers", type=count, default=1, help="number of processes (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
