@@ -108,5 +108,5 @@ def _cost(
         local_batch_size=datamodule.batch_size,
         estimator=estimator,
         sharded=sharded,
-        tokens_per_sample=getattr(datamodule, "tokens_per_sample", 1),
+        tokens_per_sample=datamodule.tokens_per_sample or 1,
     )

@@ -21,12 +21,11 @@ from lightning_dga.data.loading.window import AccumulationWindow, take_again
 from lightning_dga.data.loading.workers import WorkerInit, WorkerLoader
 from lightning_dga.data.probes import MixedPool, Pool, ProbeReader, Probes
 from lightning_dga.data.resuming import (
-    by_name,
+    OTHER_WEIGHTS,
     description,
     differences,
-    found_in,
-    other_domains,
-    shares_by_name,
+    for_domains,
+    of_another_class,
 )
 from lightning_dga.data.sampling.composition import Composition
 from lightning_dga.data.sources import DatasetPerDomain, LabelledDataset, NoDomains, Sources
@@ -78,6 +77,8 @@ class MixtureDataModule(LightningDataModule):
         pin_memory: Copies batches to pinned memory before handing them over.
         timeout: Seconds to wait for a worker's batch before an error; 0 waits indefinitely.
         multiprocessing_context: Start method of workers: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
+        tokens_per_sample: Tokens of a sample, for reports that count tokens; ``None`` if samples are no text.
+        tokenizer: What made the tokens, for whoever decodes samples.
 
     Raises:
         ValueError: If ``weights`` are not usable (see :func:`~lightning_dga.core.weights.as_weights`), a domain is
@@ -122,6 +123,8 @@ class MixtureDataModule(LightningDataModule):
         pin_memory: bool = False,
         timeout: float = 0,
         multiprocessing_context: str | None = None,
+        tokens_per_sample: int | None = None,
+        tokenizer: Any = None,
     ) -> None:
         # `setup` may call this again, with a Trainer attached and a stream begun
         trainer, begun = self.__dict__.get("trainer"), self._stream
@@ -142,6 +145,8 @@ class MixtureDataModule(LightningDataModule):
         self.pure_batches = pure_batches
         self.target_batch_size = target_batch_size
         self.seed = seed
+        self.tokens_per_sample = tokens_per_sample
+        self.tokenizer = tokenizer
         self._sampling = sampling
         self._first_weights = weights
         self._collate_fn = collate_fn or default_collate
@@ -521,20 +526,10 @@ class MixtureDataModule(LightningDataModule):
             state: The state.
             steering: Callbacks that resume too and have ``moves_weights``.
         """
-        composition, names = state["composition"], self.domain_names
-        settings, told = {"seed": composition["seed"], **state.get("settings", {})}, []
+        names = self.domain_names
         first = self._composition.weights if self._given is None else self._given
-        if tuple(state["domain_names"]) != names:
-            told.append(other_domains(state["domain_names"], names))
-            if steering:
-                raise ValueError(
-                    f"The checkpoint is of other domains than this data module ({told[0]}), and its callback holds a "
-                    "state for each: give `domains` as in the run that is resumed, or start a new run from the model's "
-                    "weights."
-                )
-            shares = first if self._first_weights is not None else shares_by_name(state, names)
-            state = by_name(state, names, as_weights(shares, names))
-            settings = {name: settings[name] for name in ("seed", "batch", "targets") if name in settings}
+        chosen = first if self._first_weights is not None else None
+        state, settings, told = for_domains(state, names, chosen, steered=bool(steering))
         self._composition.load_state_dict(state["composition"], self.seed)
         self._given = first
         self._stream_state = state["streams"]
@@ -543,19 +538,12 @@ class MixtureDataModule(LightningDataModule):
         now = self._settings()
         told += differences(settings, now, names, self._composition.position)
         if settings.get("given", now["given"]) != now["given"]:
-            told.append(self._other_weights(moved=any(callback.moves_weights for callback in steering)))
-        if told and composition["position"]:
+            moved = any(callback.moves_weights for callback in steering)
+            told.append(OTHER_WEIGHTS[moved])
+            if not moved:
+                self._composition.set_weights(first)
+        if told and self._composition.position:
             rank_zero_warn(f"{type(self).__name__} goes on with other settings: {'; '.join(told)}.")
-
-    def _other_weights(self, *, moved: bool) -> str:
-        assert self._given is not None
-        if moved:
-            return (
-                "`weights` are others than the checkpoint's run began with, and the checkpoint's are used, which the "
-                "callback has moved since; to change them, call `datamodule.set_weights` in `on_train_start`"
-            )
-        self._composition.set_weights(self._given)
-        return "`weights` are others than the checkpoint's run began with, and hold from the next batch on"
 
     def _resume(self) -> None:
         """Completes resuming from a checkpoint when training starts."""
@@ -563,30 +551,14 @@ class MixtureDataModule(LightningDataModule):
         if trainer is None or not trainer.ckpt_path or trainer.state.fn != "fit":
             return
         if not self._restored:
-            self._restore_under_another_name(trainer)
+            state, told = of_another_class(trainer, type(self).__qualname__)
+            rank_zero_warn(told)
+            self._restored = True
+            if state is not None:
+                self.load_state_dict(state)
         if self._again:
             take_again(trainer, self._again)
             self._again = 0
-
-    def _restore_under_another_name(self, trainer: Any) -> None:
-        """Restores the state of a data module class with another name, which Lightning ignores."""
-        try:
-            found = found_in(trainer.strategy.load_checkpoint(trainer.ckpt_path))
-        except Exception as error:  # a strategy with a format of its own
-            found = None
-            rank_zero_warn(f"The checkpoint {trainer.ckpt_path} cannot be searched for a mixture ({error}).")
-        own = type(self).__qualname__
-        if found is None:
-            rank_zero_warn(
-                f"The checkpoint {trainer.ckpt_path} holds no state of a mixture, so {own} begins with the first "
-                "sample of every domain. It was written by a run without a MixtureDataModule."
-            )
-            self._restored = True
-        else:
-            rank_zero_warn(
-                f"{own} takes the state of the data module {found[0]!r}: the checkpoint has none of {own!r}."
-            )
-            self.load_state_dict(found[1])
 
     def _repeats(self) -> int | None:
         """Number of batches that Lightning's ``overfit_batches`` repeats in every epoch."""

@@ -1,7 +1,6 @@
 """Compares the mixture of a checkpoint with the one that resumes from it."""
 
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_dga.core.weights import as_weights
+
 # with more domains than this, a checkpoint contains only a checksum of the sizes
 _SIZES_KEPT = 4096
+# whether a callback moves the weights: what becomes of initial weights that are not the checkpoint's
+OTHER_WEIGHTS = {
+    True: "`weights` are others than the checkpoint's run began with, and the checkpoint's are used, which the "
+    "callback has moved since; to change them, call `datamodule.set_weights` in `on_train_start`",
+    False: "`weights` are others than the checkpoint's run began with, and hold from the next batch on",
+}
 
 
 def description(
@@ -65,7 +72,55 @@ def differences(saved: dict[str, Any], now: dict[str, Any], names: tuple[str, ..
     return found
 
 
-def other_domains(before: list[str], now: tuple[str, ...]) -> str:
+def for_domains(
+    state: dict[str, Any], names: tuple[str, ...], chosen: Tensor | None, *, steered: bool
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """A data module's state and settings for the present domains, and how they differ from the checkpoint's, in words.
+
+    Args:
+        state: The state in the checkpoint.
+        names: The present domains.
+        chosen: Their initial weights as given by the user, ``[k]`` float64.
+        steered: Whether a callback holds state for each domain too.
+
+    Raises:
+        ValueError: If the domains are others, and ``steered``.
+    """
+    settings = {"seed": state["composition"]["seed"], **state.get("settings", {})}
+    if tuple(state["domain_names"]) == names:
+        return state, settings, []
+    told = _other_domains(state["domain_names"], names)
+    if steered:
+        raise ValueError(
+            f"The checkpoint is of other domains than this data module ({told}), and its callback holds a state for "
+            "each: give `domains` as in the run that is resumed, or start a new run from the model's weights."
+        )
+    weights = as_weights(_shares_by_name(state, names) if chosen is None else chosen, names)
+    kept = {name: settings[name] for name in ("seed", "batch", "targets") if name in settings}
+    return _by_name(state, names, weights), kept, [told]
+
+
+def of_another_class(trainer: Any, own: str) -> tuple[dict[str, Any] | None, str]:
+    """The state that a data module class of another name left in a checkpoint, which Lightning ignores, and a warning.
+
+    Args:
+        trainer: The trainer that resumes.
+        own: The present class's name.
+    """
+    try:
+        checkpoint = trainer.strategy.load_checkpoint(trainer.ckpt_path)
+    except Exception as error:  # a strategy with a format of its own
+        return None, f"The checkpoint {trainer.ckpt_path} cannot be searched for a mixture ({error})."
+    for name, state in checkpoint.items():
+        if isinstance(state, dict) and {"domain_names", "composition", "streams"} <= state.keys():
+            return state, f"{own} takes the state of the data module {name!r}: the checkpoint has none of {own!r}."
+    return None, (
+        f"The checkpoint {trainer.ckpt_path} holds no state of a mixture, so {own} begins with the first sample of "
+        "every domain. It was written by a run without a MixtureDataModule."
+    )
+
+
+def _other_domains(before: list[str], now: tuple[str, ...]) -> str:
     """A description of the domains that were added and removed."""
     fresh, gone = [name for name in now if name not in set(before)], [name for name in before if name not in set(now)]
     if not fresh and not gone:
@@ -74,19 +129,7 @@ def other_domains(before: list[str], now: tuple[str, ...]) -> str:
     return "; ".join([*parts, f"{_listed(gone)} gone"] if gone else parts)
 
 
-def found_in(checkpoint: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """The state of a mixture in a checkpoint, and the name of the class that wrote it; ``None`` if there is none.
-
-    Args:
-        checkpoint: As Lightning writes it, with a data module's state under the name of its class.
-    """
-    for name, state in checkpoint.items():
-        if isinstance(state, dict) and {"domain_names", "composition", "streams"} <= state.keys():
-            return name, state
-    return None
-
-
-def by_name(state: dict[str, Any], names: tuple[str, ...], weights: Tensor) -> dict[str, Any]:
+def _by_name(state: dict[str, Any], names: tuple[str, ...], weights: Tensor) -> dict[str, Any]:
     """A data module's state for other domains: those that stay keep their counts, new ones start at zero.
 
     Args:
@@ -122,7 +165,7 @@ def by_name(state: dict[str, Any], names: tuple[str, ...], weights: Tensor) -> d
     }
 
 
-def shares_by_name(state: dict[str, Any], names: tuple[str, ...]) -> Tensor:
+def _shares_by_name(state: dict[str, Any], names: tuple[str, ...]) -> Tensor:
     """Weights for other domains than a state's: old domains keep their relative shares, new ones get ``1 / k`` each.
 
     Returns:

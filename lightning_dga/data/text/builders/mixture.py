@@ -49,8 +49,8 @@ def text_mixture(
         **mixture_arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.
 
     Returns:
-        The data module. It also has ``tokens_per_sample``, which is ``context_length``, and ``tokenizer``. ``val`` and
-        ``test`` are left out where the corpus has no documents for them.
+        The data module, with the ``tokenizer`` and ``context_length`` as ``tokens_per_sample``. ``val`` and ``test``
+        are left out where the corpus has no documents for them.
 
     Raises:
         DataError: If a domain, the target, ``val`` or ``test`` is too short for one window; names it and its tokens.
@@ -90,16 +90,15 @@ def mix(
     def evaluation(documents: TokenizedDocuments, part: str) -> PackedTokens | None:
         return pack_part(list(documents), f"Part {part!r}", corpus, context_length) if len(documents) else None
 
-    datamodule = MixtureDataModule(
+    return MixtureDataModule(
         domains,
         pack_part(list(tokenized.target), "The target", corpus, context_length),
         val=evaluation(tokenized.val, "val"),
         test=evaluation(tokenized.test, "test"),
+        tokens_per_sample=context_length,
+        tokenizer=tokenized.tokenizer,
         **mixture_arguments,
     )
-    datamodule.tokens_per_sample = context_length  # type: ignore[attr-defined]
-    datamodule.tokenizer = tokenized.tokenizer  # type: ignore[attr-defined]
-    return datamodule
 
 
 def pack_part(

@@ -83,7 +83,7 @@ def token_bins_mixture(
         **arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.
 
     Returns:
-        The data module. It also has ``tokens_per_sample``, which is ``context_length``, and ``tokenizer``.
+        The data module, with the ``tokenizer`` and ``context_length`` as ``tokens_per_sample``.
 
     Raises:
         DataError: If there is no such target, fewer than 2 domains, the tokenizer has more than ``vocab_size`` ids or
@@ -108,10 +108,16 @@ def token_bins_mixture(
             raise DataError(f"{name} of target {target!r} is too short for a window of {context_length + 1} tokens.")
     target_set, val, test = map(PackedTokens, held_out)
     bins = {name: TokenBin(file, context_length) for name, file in domains.items()}
-    datamodule = MixtureDataModule(bins, target_set, val=val, test=test, batch_size=batch_size, **arguments)
-    datamodule.tokens_per_sample = context_length  # type: ignore[attr-defined]
-    datamodule.tokenizer = encoder.tokenizer  # type: ignore[attr-defined]  # read by whoever decodes samples
-    return datamodule
+    return MixtureDataModule(
+        bins,
+        target_set,
+        val=val,
+        test=test,
+        batch_size=batch_size,
+        tokens_per_sample=context_length,
+        tokenizer=encoder.tokenizer,
+        **arguments,
+    )
 
 
 def _separator(root: Path, files: Iterable[Path]) -> int | None:
