@@ -80,6 +80,41 @@ def test_it_does_not_depend_on_how_the_stream_is_cut_into_batches(changes, size)
     assert np.array_equal(run(64), run(size))
 
 
+def earliest_deadline_first(weights, slots):
+    """Slot by slot, as Tijdeman defines it: counts of the domains after each slot."""
+    counts, weights = np.zeros((slots + 1, len(weights)), dtype=np.int64), weights.numpy()
+    for slot in range(slots):
+        drawn = counts[slot]
+        with np.errstate(divide="ignore"):
+            deadline = np.where((slot + 1) * weights > drawn, np.ceil((drawn + 1) / weights), np.inf)
+        counts[slot + 1] = drawn + (np.arange(len(weights)) == deadline.argmin())
+    return counts
+
+
+@pytest.mark.parametrize("position", [300, 700])
+def test_a_checkpoint_of_plain_earliest_deadline_first_goes_on_within_one_sample(position):
+    """Where every slot was given to the earliest deadline, checkpoints hold the counts that this leads to."""
+    weights = weights_of(np.random.default_rng(0).exponential(size=30))
+    composition = Composition(weights, sampling="quota")
+    counts = earliest_deadline_first(weights, position)[-1]
+    composition.load_state_dict(composition.state_dict() | {"position": position, "counts": torch.from_numpy(counts)})
+    domains = sequence(composition, 3000, 10)
+    counts = counts + np.cumsum(domains[:, None] == np.arange(30), axis=0)
+    ideal = np.arange(position + 1, position + 3001)[:, None] * weights.numpy()
+    assert np.abs(counts - ideal).max() < 1 + 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(values=positive, stop=st.integers(1, 1199))
+def test_within_a_block_it_goes_on_from_the_counts_alone(values, stop):
+    whole = Composition(weights_of(values), sampling="quota").draw(1200).domains
+    first = Composition(weights_of(values), sampling="quota")
+    first.deliver(first.draw(stop))
+    resumed = Composition(weights_of(values), sampling="quota")
+    resumed.load_state_dict(first.state_dict())
+    assert np.array_equal(resumed.draw(1200 - stop).domains, whole[stop:])
+
+
 def test_what_is_owed_is_carried_over_so_that_rare_domains_have_their_turn():
     """Weights that change long before a rare domain is due must not keep it from ever being drawn."""
     k, composition = 200, Composition(weights_of([1] * 200), sampling="quota")
