@@ -1,6 +1,6 @@
 """The protocol of an estimator that measures during a training step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_dga.alignment.estimator import Measurement
+from lightning_dga.alignment.probing.probes import Probes
 from lightning_dga.core.alignments import Alignments
 
 
@@ -15,13 +16,23 @@ from lightning_dga.core.alignments import Alignments
 class StepEstimator(Protocol):
     """Measures alignments during a training step; called around each of its forward and backward passes."""
 
-    def begin(self, measurement: Measurement, stale: Sequence[int], *, pure: bool) -> None:
+    def begin(
+        self,
+        measurement: Measurement,
+        stale: Sequence[int],
+        *,
+        pure: bool,
+        targets: Mapping[str, Probes] | None = None,
+    ) -> None:
         """Opens a measurement, at the parameters that the step will start from.
 
         Args:
             measurement: The input; its probes are read for the target, and for ``stale`` domains.
-            stale: Domains that were in no watched step for too long, the same on every rank.
+            stale: Domains to measure on probes too, such as those that were in no watched step for too long; the same
+                on every rank.
             pure: Whether each batch of the step is of a single domain.
+            targets: The probes of each target by name, if there are several; each is read for its target samples only,
+                and the measurement's own target samples are not. Each target takes the memory of one gradient.
 
         Raises:
             EstimatorRefusal: If the estimator is not exact for the model or its strategy.
@@ -47,7 +58,9 @@ class StepEstimator(Protocol):
         ...
 
     def finish(self, step: int) -> Alignments | None:
-        """Closes the measurement; the same result on every rank, ``None`` if the target gradient is not finite.
+        """Closes the measurement; the same result on every rank, ``None`` if a target gradient is not finite.
+
+        A domain of which the step held no sample, and that was not probed, has a count of 0.
 
         Args:
             step: Optimizer steps done when the measurement began.

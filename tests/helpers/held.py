@@ -36,6 +36,10 @@ class Held:
     collate: Any = list_of_one
 
     @property
+    def size(self):
+        return self.domains.shape[1]
+
+    @property
     def samples(self):
         return self.domains.shape[0] * self.domains.shape[1]
 

@@ -1,7 +1,7 @@
 """Alignments from the gradients of the training step itself, with no probes of the domains."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
-from lightning_dga.alignment.estimators.backward import add_domains
 from lightning_dga.alignment.estimators.rehearsal import unlike_alone
 from lightning_dga.alignment.estimators.self_test import TOLERANCE
 from lightning_dga.alignment.gradients.sums import DomainSums
-from lightning_dga.alignment.gradients.target import TargetGradient, target_gradient
+from lightning_dga.alignment.gradients.target import target_gradient
 from lightning_dga.alignment.per_sample.layer_products import LayerProducts, checked_rank
 from lightning_dga.alignment.per_sample.plan import Plan, make_plan, signature
-from lightning_dga.alignment.per_sample.watches import PerSampleWatch, SingleDomainWatch, Watch
+from lightning_dga.alignment.per_sample.watches import Aim, PerSampleWatch, SingleDomainWatch, Watch, watch_probes
 from lightning_dga.alignment.probing.compiled import is_compiled
+from lightning_dga.alignment.probing.probes import ProbeBatch, Probes
 from lightning_dga.alignment.registry import register_estimator
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.distributed import any_rank
@@ -35,10 +35,8 @@ _TOLERANCE_OF_FACTORS = 5e-2
 class _Open:
     """A measurement in progress."""
 
-    target: TargetGradient
-    sums: DomainSums
+    aims: dict[str, Aim]
     plan: Plan | None
-    directions: LayerProducts
     wanted: int
     seen: NDArray[np.int64] = field(repr=False)
     tolerance: float
@@ -51,8 +49,11 @@ class InStep:
 
     The target gradient is taken just before an optimizer step, at the parameters that the step starts from. During the
     step's own passes, the inner product of each sample's gradient (of the whole batch's, if that is of one domain) with
-    it is taken, for as many samples of each domain as a probe would have. The step itself is not changed. The alignment
-    is that of the training loss in training mode, with its dropout.
+    it is taken, for at most as many samples of each domain as a probe would have. The step itself is not changed. The
+    alignment is that of the training loss in training mode, with its dropout. A domain's count is the number of its
+    samples that the step held; measurements of several steps can be averaged with these as weights.
+
+    With several targets one watch takes the inner products with all of them; each takes the memory of one gradient.
 
     Batches of many domains are checked in two ways. For the first batch, and every hundredth after it, the samples'
     inner products must sum to that of the batch's own gradient. At the first measurement, and every tenth after it, the
@@ -72,29 +73,39 @@ class InStep:
         self._watches = 0
         self._measurements = 0
 
-    def begin(self, measurement: Measurement, stale: Sequence[int], *, pure: bool) -> None:
+    def begin(
+        self,
+        measurement: Measurement,
+        stale: Sequence[int],
+        *,
+        pure: bool,
+        targets: Mapping[str, Probes] | None = None,
+    ) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
         self.abandon()
         plan = None if pure else self._plan_for(measurement)
-        target = target_gradient(measurement)
-        if target is None:
-            return
-        if target.gradient.sharded:
-            raise EstimatorRefusal(
-                f"in_step: the parameters are sharded, so no process sees the gradient of its own samples. {_INSTEAD}"
-            )
-        sums = DomainSums(target, measurement.num_domains)
-        if stale:
-            add_domains(sums, target, measurement, stale)
-        wanted = -(-measurement.probes.samples // measurement.num_domains)
-        directions = LayerProducts(target.gradient, plan.layers if plan is not None else (), self._rank)
+        aims = {}
+        for name, probes in ({"target": measurement.probes} if targets is None else targets).items():
+            target = target_gradient(replace(measurement, probes=probes))
+            if target is None:
+                return
+            if target.gradient.sharded:
+                raise EstimatorRefusal(
+                    "in_step: the parameters are sharded, so no process sees the gradient of its own samples. "
+                    f"{_INSTEAD}"
+                )
+            products = LayerProducts(target.gradient, plan.layers if plan is not None else (), self._rank)
+            aims[name] = Aim(target, products, DomainSums(target, measurement.num_domains))
         tolerance = TOLERANCE[measurement.loss.precision(measurement.parameters)]
         if self._rank is not None:
             tolerance = max(tolerance, _TOLERANCE_OF_FACTORS)
         if plan is not None:
-            self._rehearse(measurement, target, directions, plan, tolerance)
+            self._rehearse(measurement, list(aims.values()), plan, tolerance)
         seen = np.zeros(measurement.num_domains, dtype=np.int64)
-        self._open = _Open(target, sums, plan, directions, wanted, seen, tolerance)
+        opened = _Open(aims, plan, measurement.probes.size, seen, tolerance)
+        if len(stale):
+            opened.mismatch = _add_probes(opened, measurement, stale)
+        self._open = opened
 
     def watch(self, domains: NDArray[np.int64], factor: float) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -103,8 +114,9 @@ class InStep:
         opened = self._open
         if opened is None:
             return
+        aims = list(opened.aims.values())
         if (domains == domains[0]).all():
-            self._watch = SingleDomainWatch(opened.target, domains, factor)
+            self._watch = SingleDomainWatch(aims, domains, factor)
             return
         assert opened.plan is not None
         rows = _rows_wanted(domains, opened.seen, opened.wanted)
@@ -113,9 +125,7 @@ class InStep:
             self._watched = domains[rows]
             checked = opened.tolerance if self._watches % _WATCHES_BETWEEN_CHECKS == 0 else None
             self._watches += 1
-            self._watch = PerSampleWatch(
-                opened.target, opened.directions, opened.plan.layers, domains, rows, factor, checked
-            )
+            self._watch = PerSampleWatch(aims, opened.plan.layers, domains, rows, factor, checked)
 
     def unwatch(self, loss: Tensor | None) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -125,7 +135,7 @@ class InStep:
         if loss is None:
             np.subtract.at(self._open.seen, self._watched, 1)
         else:
-            self._watch.add_to(self._open.sums, loss)
+            self._watch.add(loss)
             self._open.mismatch = self._open.mismatch or self._watch.mismatch
         self._watch, self._watched = None, _NO_DOMAINS
 
@@ -135,9 +145,10 @@ class InStep:
         self.abandon()
         if opened is None:
             return None
-        if any_rank(opened.mismatch is not None, opened.target.gradient.buffers[0].device):
+        device = next(iter(opened.aims.values())).target.gradient.buffers[0].device
+        if any_rank(opened.mismatch is not None, device):
             raise EstimatorRefusal(f"in_step: {opened.mismatch or 'another rank found a mismatch'}. {_INSTEAD}")
-        return opened.sums.alignments(step)
+        return Alignments.of_targets({name: aim.sums.alignments(step) for name, aim in opened.aims.items()})
 
     def abandon(self) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -146,14 +157,12 @@ class InStep:
         self._open = self._watch = None
         self._watched = _NO_DOMAINS
 
-    def _rehearse(
-        self, measurement: Measurement, target: TargetGradient, directions: LayerProducts, plan: Plan, tolerance: float
-    ) -> None:
+    def _rehearse(self, measurement: Measurement, aims: Sequence[Aim], plan: Plan, tolerance: float) -> None:
         number, self._measurements = self._measurements, self._measurements + 1
         if number % _MEASUREMENTS_BETWEEN_REHEARSALS:
             return
         turn = number // _MEASUREMENTS_BETWEEN_REHEARSALS
-        problem = unlike_alone(measurement, target, directions, plan.layers, tolerance, turn)
+        problem = unlike_alone(measurement, aims[turn % len(aims)], plan.layers, tolerance, turn)
         if problem is not None:
             self._measurements = 0
             raise EstimatorRefusal(f"in_step: {problem}. {_INSTEAD}")
@@ -188,9 +197,22 @@ def _checked(plan: Plan, measurement: Measurement) -> Plan:
     return plan
 
 
+def _add_probes(opened: _Open, measurement: Measurement, domains: Sequence[int]) -> str | None:
+    """Adds probes of some domains, in batches of many domains if samples can be watched one by one."""
+    aims, plan, loss = list(opened.aims.values()), opened.plan, measurement.loss
+
+    def start(probe: ProbeBatch) -> Watch:
+        if plan is None:
+            return SingleDomainWatch(aims, probe.domains, loss.scale)
+        return PerSampleWatch(aims, plan.layers, probe.domains, np.flatnonzero(probe.domains >= 0), loss.scale)
+
+    probes = measurement.probes
+    return watch_probes(measurement, loss, probes.by_domain(domains) if plan is None else probes.mixed(domains), start)
+
+
 def _rows_wanted(domains: NDArray[np.int64], seen: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
     """The first samples of each domain, up to the number still wanted of it."""
     order = np.argsort(domains, kind="stable")
     ordered = domains[order]
     rank = np.arange(len(domains)) - np.searchsorted(ordered, ordered)
-    return np.sort(order[rank + seen[ordered] < wanted])
+    return np.sort(order[(rank + seen[ordered] < wanted) & (ordered >= 0)])

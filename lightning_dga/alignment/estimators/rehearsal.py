@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
 
 from lightning_dga.alignment.estimator import Measurement
 from lightning_dga.alignment.estimators.backward import add_domains
-from lightning_dga.alignment.gradients.gradient import visit_gradients
 from lightning_dga.alignment.gradients.sums import DomainSums
-from lightning_dga.alignment.gradients.target import TargetGradient
-from lightning_dga.alignment.per_sample.layer_products import LayerProducts
 from lightning_dga.alignment.per_sample.samples import Layer
-from lightning_dga.alignment.per_sample.watches import PerSampleWatch
+from lightning_dga.alignment.per_sample.watches import Aim, PerSampleWatch, watch_probes
 from lightning_dga.alignment.probing.modes import training
 from lightning_dga.distributed import any_rank
 
@@ -21,12 +17,7 @@ _DOMAINS = 4
 
 
 def unlike_alone(
-    measurement: Measurement,
-    target: TargetGradient,
-    directions: LayerProducts,
-    layers: Sequence[Layer],
-    tolerance: float,
-    turn: int,
+    measurement: Measurement, aim: Aim, layers: Sequence[Layer], tolerance: float, turn: int
 ) -> str | None:
     """Compares alignments from batches of many domains with those from batches of one; every rank must call it.
 
@@ -34,8 +25,7 @@ def unlike_alone(
 
     Args:
         measurement: The measurement.
-        target: The target gradient.
-        directions: The target gradient by layer.
+        aim: The target; nothing is added to its sums.
         layers: The layers that are watched.
         tolerance: Allowed error of an alignment, relative to the larger of the largest alignment and that of the target
             with itself.
@@ -44,25 +34,22 @@ def unlike_alone(
     Returns:
         The reason not to watch such steps; ``None`` if there is none.
     """
-    loss, k = measurement.training_loss or measurement.loss, measurement.num_domains
+    loss, k, target = measurement.training_loss or measurement.loss, measurement.num_domains, aim.target
     domains = sorted({(turn * _DOMAINS + number) % k for number in range(_DOMAINS)})
     together, alone = DomainSums(target, k), DomainSums(target, k)
-    mismatch = None
+    aims = [replace(aim, sums=together)]
     with training(measurement.module):
-        for probe in measurement.probes.mixed(domains, in_turn=True):
-            rows = np.flatnonzero(probe.domains >= 0)
-            watch = PerSampleWatch(target, directions, layers, probe.domains, rows, loss.scale, tolerance)
-            try:
-                value = loss(probe.batch) * loss.scale
-                visit_gradients(value, measurement.parameters, _drop, measurement.excluded)
-            finally:
-                watch.remove()
-            if value.requires_grad:
-                watch.add_to(together, value.detach())
-            mismatch = mismatch or watch.mismatch
+        mismatch = watch_probes(
+            measurement,
+            loss,
+            measurement.probes.mixed(domains, in_turn=True),
+            lambda probe: PerSampleWatch(
+                aims, layers, probe.domains, np.flatnonzero(probe.domains >= 0), loss.scale, tolerance
+            ),
+        )
         add_domains(alone, target, replace(measurement, loss=loss), domains)
     if any_rank(mismatch is not None, target.gradient.buffers[0].device):
-        return mismatch or "another process found a fault"
+        return mismatch or "another rank found a mismatch"
     found, expected = (sums.alignments(measurement.step).values for sums in (together, alone))
     scale = max(expected.nan_to_num().abs().max().item(), target.norm**2)
     worst = (found - expected).nan_to_num().abs().max().item() / scale if scale else 0.0
@@ -73,7 +60,3 @@ def unlike_alone(
         "reorders, mixes, drops or weighs samples (shuffling, mixup, a mean over the tokens of documents of unequal "
         "length), or draws random numbers"
     )
-
-
-def _drop(_: int, __: Tensor) -> None:
-    return None

@@ -31,6 +31,11 @@ class SomeDomains:
         return self.probes.batch_size
 
     @property
+    def size(self) -> int:
+        """See :class:`~lightning_dga.alignment.probing.probes.Probes`."""
+        return self.probes.size
+
+    @property
     def samples(self) -> int:
         """Approximate number of samples over all ranks."""
         return self.probes.samples

@@ -1,7 +1,8 @@
-"""Watches one forward and backward pass of training for inner products with the target gradient."""
+"""Watches one forward and backward pass of training for inner products with the target gradients."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -10,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_dga.alignment.gradients.gradient import total
+from lightning_dga.alignment.estimator import Measurement
+from lightning_dga.alignment.gradients.gradient import total, visit_gradients
 from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import TargetGradient
 from lightning_dga.alignment.per_sample.layer_products import LayerProducts
@@ -23,6 +25,23 @@ from lightning_dga.alignment.per_sample.samples import (
     patch_forwards,
     restore_forwards,
 )
+from lightning_dga.alignment.probing.loss import ProbeLoss
+from lightning_dga.alignment.probing.probes import ProbeBatch
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A target, and what is measured of the domains' alignments with it.
+
+    Attributes:
+        target: Its gradient.
+        products: Inner products with its gradient by layer.
+        sums: The results.
+    """
+
+    target: TargetGradient
+    products: LayerProducts
+    sums: DomainSums
 
 
 class Watch(Protocol):
@@ -32,11 +51,10 @@ class Watch(Protocol):
         """Removes all hooks and patches from the model."""
         ...
 
-    def add_to(self, sums: DomainSums, loss: Tensor) -> None:
-        """Adds the results of the pass.
+    def add(self, loss: Tensor) -> None:
+        """Adds the results of the pass to the sums of each target.
 
         Args:
-            sums: The sums of the measurement.
             loss: The loss that was backpropagated.
         """
         ...
@@ -47,37 +65,65 @@ class Watch(Protocol):
         ...
 
 
+def watch_probes(
+    measurement: Measurement, loss: ProbeLoss, probes: Iterable[ProbeBatch], start: Callable[[ProbeBatch], Watch]
+) -> str | None:
+    """Watches forward and backward passes over probes; returns the first mismatch.
+
+    Args:
+        measurement: The measurement.
+        loss: The loss to backpropagate.
+        probes: The probes, equally many on every rank if parameters are sharded.
+        start: Starts the watch of a batch, whose loss is multiplied by ``loss.scale``.
+    """
+    mismatch = None
+    for probe in probes:
+        watch = start(probe)
+        try:
+            value = loss(probe.batch) * loss.scale
+            visit_gradients(value, measurement.parameters, lambda *_: None, measurement.excluded)
+        finally:
+            watch.remove()
+        if value.requires_grad:
+            watch.add(value.detach())
+        mismatch = mismatch or watch.mismatch
+    return mismatch
+
+
 class SingleDomainWatch:
     """Watches a batch of one domain: takes each parameter's gradient as the backward pass finishes it.
 
     It reads gradients by hooks, before they are accumulated, reduced or clipped, and does not depend on layer types.
 
     Args:
-        target: The target gradient.
+        aims: The targets.
         domains: Domain of each sample, ``[n]``, all the same.
         factor: Factor by which the mean loss is multiplied before the backward pass.
     """
 
-    def __init__(self, target: TargetGradient, domains: NDArray[np.int64], factor: float) -> None:
+    def __init__(self, aims: Sequence[Aim], domains: NDArray[np.int64], factor: float) -> None:
         self.mismatch: str | None = None
-        self._gradient = target.gradient
+        self._aims = aims
         self._domains = domains
         self._factor = factor
-        self._terms: list[Tensor] = []
+        self._terms: list[list[Tensor]] = [[] for _ in aims]
         self._hooks = [
             parameter.register_hook(partial(self._take, index))
-            for index, parameter in enumerate(target.gradient.parameters)
+            for index, parameter in enumerate(aims[0].target.gradient.parameters)
         ]
 
-    def add_to(self, sums: DomainSums, loss: Tensor) -> None:
+    def add(self, loss: Tensor) -> None:
         """See :class:`Watch`."""
-        dot = self.dot()
-        count = dot.new_tensor(len(self._domains))
-        sums.add(torch.from_numpy(self._domains[:1]), dot[None], loss[None] / self._factor, count[None])
+        for aim, dot in zip(self._aims, self.dots(), strict=True):
+            count = dot.new_tensor(len(self._domains))
+            aim.sums.add(torch.from_numpy(self._domains[:1]), dot[None], loss[None] / self._factor, count[None])
 
-    def dot(self) -> Tensor:
-        """The inner product of the target gradient with the gradient of the batch's mean loss, a scalar."""
-        return total(self._terms, like=self._gradient.buffers[0]) / self._factor
+    def dots(self) -> list[Tensor]:
+        """The inner product of each target gradient with the gradient of the batch's mean loss, scalars."""
+        return [
+            total(terms, like=aim.target.gradient.buffers[0]) / self._factor
+            for aim, terms in zip(self._aims, self._terms, strict=True)
+        ]
 
     def remove(self) -> None:
         """See :class:`Watch`."""
@@ -85,8 +131,9 @@ class SingleDomainWatch:
             hook.remove()
 
     def _take(self, index: int, gradient: Tensor) -> None:
-        dense = gradient.detach()
-        self._terms.append(self._gradient.term(index, dense if dense.layout == torch.strided else dense.to_dense()))
+        dense = gradient.detach() if gradient.layout == torch.strided else gradient.detach().to_dense()
+        for aim, terms in zip(self._aims, self._terms, strict=True):
+            terms.append(aim.target.gradient.term(index, dense))
 
 
 class PerSampleWatch:
@@ -97,8 +144,7 @@ class PerSampleWatch:
     inner products then equals that of the batch's own gradient.
 
     Args:
-        target: The target gradient.
-        directions: The target gradient by layer.
+        aims: The targets.
         layers: The layers, which together cover all parameters.
         domains: Domain of each sample, ``[n]``.
         rows: Indices of the samples to measure.
@@ -109,8 +155,7 @@ class PerSampleWatch:
 
     def __init__(
         self,
-        target: TargetGradient,
-        directions: LayerProducts,
+        aims: Sequence[Aim],
         layers: Sequence[Layer],
         domains: NDArray[np.int64],
         rows: NDArray[np.int64],
@@ -118,32 +163,33 @@ class PerSampleWatch:
         tolerance: float | None = None,
     ) -> None:
         self.mismatch: str | None = None
-        self._target = target
-        self._directions = directions
+        self._aims = aims
         self._domains = domains
         self._rows = rows
         self._factor = factor
         self._tolerance = tolerance
-        self._whole = SingleDomainWatch(target, domains, factor) if tolerance is not None else None
-        device = target.gradient.buffers[0].device
+        self._whole = SingleDomainWatch(aims, domains, factor) if tolerance is not None else None
+        device = aims[0].target.gradient.buffers[0].device
         # the samples to measure, and separately all samples for the check, so that a check does not change results
         parts = [torch.from_numpy(rows), *([torch.arange(len(domains))] if tolerance is not None else [])]
         self._indices = [part.to(device) for part in parts]
         self._leaf = torch.zeros(len(domains), device=device, requires_grad=True)
-        self._shares = torch.zeros(sum(map(len, parts)), device=device)
+        self._shares = torch.zeros(len(aims), sum(map(len, parts)), device=device)
         self._seen = False
         self._modules = [layer.module for layer in layers]
         patch_forwards({layer.module: partial(self._call, layer) for layer in layers})
 
-    def add_to(self, sums: DomainSums, loss: Tensor) -> None:
+    def add(self, loss: Tensor) -> None:
         """See :class:`Watch`."""
         if not self._seen or self.mismatch is not None:
             return
         shares = self._shares * (len(self._domains) / self._factor)
-        dots = shares[: len(self._rows)]
         if self._whole is not None:
-            self._check(shares[len(self._rows) :].double().mean().item(), self._whole.dot().item())
-        sums.add(torch.from_numpy(self._domains[self._rows]), dots, None, torch.ones_like(dots))
+            wholes = zip(self._aims, shares[:, len(self._rows) :].double().mean(1), self._whole.dots(), strict=True)
+            for aim, parts, whole in wholes:
+                self._check(aim, parts.item(), whole.item())
+        for aim, dots in zip(self._aims, shares[:, : len(self._rows)], strict=True):
+            aim.sums.add(torch.from_numpy(self._domains[self._rows]), dots, None, torch.ones_like(dots))
 
     def remove(self) -> None:
         """See :class:`Watch`."""
@@ -151,11 +197,11 @@ class PerSampleWatch:
         if self._whole is not None:
             self._whole.remove()
 
-    def _check(self, parts: float, whole: float) -> None:
+    def _check(self, aim: Aim, parts: float, whole: float) -> None:
         assert self._tolerance is not None
         # non-finite gradients, such as the first ones under a loss scaler, cannot be checked
         known = math.isfinite(parts) and math.isfinite(whole)
-        if known and abs(parts - whole) > self._tolerance * max(abs(whole), self._target.norm**2):
+        if known and abs(parts - whole) > self._tolerance * max(abs(whole), aim.target.norm**2):
             self.mismatch = (
                 f"the samples' shares sum to {parts:.4g}, their batch's gradient gives {whole:.4g}: in training a "
                 "parameter is used outside of the layers that it was found in, or the loss is not the mean over the "
@@ -173,8 +219,10 @@ class PerSampleWatch:
         return attached(layer, x, y, self._leaf, partial(self._contract, layer))
 
     def _contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
-        parts = [self._directions.contract(layer, *self._rows_of(layer, x, dy, index)) for index in self._indices]
-        self._shares += torch.cat(parts).to(self._shares.dtype)
+        chosen = [self._rows_of(layer, x, dy, index) for index in self._indices]
+        for number, aim in enumerate(self._aims):
+            found = torch.cat([aim.products.contract(layer, *rows) for rows in chosen])
+            self._shares[number] += found.to(self._shares.dtype)
         self._seen = True
         return torch.zeros_like(self._leaf)
 

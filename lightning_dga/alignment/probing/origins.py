@@ -33,6 +33,11 @@ class NamedProbes:
         return self._probes.batch_size
 
     @property
+    def size(self) -> int:
+        """See :class:`~lightning_dga.alignment.probing.probes.Probes`."""
+        return self._probes.size
+
+    @property
     def samples(self) -> int:
         """Number of samples of all domains, over all ranks."""
         return self._probes.samples

@@ -35,6 +35,11 @@ class Probes(Protocol):
         ...
 
     @property
+    def size(self) -> int:
+        """Number of samples of each domain, over all ranks; a smaller domain is measured whole."""
+        ...
+
+    @property
     def samples(self) -> int:
         """Number of samples of all domains, over all ranks."""
         ...
