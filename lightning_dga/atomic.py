@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 _BLOCK = 1 << 16
 
 
@@ -71,6 +73,12 @@ def _end_of_lines(stream: BinaryIO) -> int:
             return start + place + 1
         end = start
     return 0
+
+
+def write_arrays(file: Path, **arrays: Any) -> None:
+    """Writes numpy arrays to an ``.npz`` file with :func:`atomic_write`."""
+    with atomic_write(file) as stream:
+        np.savez(stream, allow_pickle=False, **arrays)
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from lightning_dga.domains.checkpoint import Arrays, Checkpoint
 from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.kmeans import Vectors, fit_centroids
 from lightning_dga.domains.leaf_counts import branching, share_leaves
+from lightning_dga.domains.resumable_stage import Arrays, kept
 from lightning_dga.domains.threads import one_thread
 from lightning_dga.domains.tree import ClusterTree, members
 
@@ -74,15 +74,14 @@ def hierarchical_kmeans(
     """
     check_clusters(clusters, len(vectors))
     levels = default_levels(clusters) if levels is None else levels
-    checkpoint = Checkpoint(keep)
     tree = ClusterTree([], [])
     nodes = np.zeros(len(vectors), dtype=np.int32)
     leaves = np.array([clusters])
     hashes = _hashes(vectors)
     for level in range(levels):
-        grow = partial(_grow, vectors, tree, nodes, leaves, hashes, levels, seed, library, jobs, checkpoint, progress)
+        grow = partial(_grow, vectors, tree, nodes, leaves, hashes, levels, seed, library, jobs, keep, progress)
         with one_thread():
-            done = checkpoint.kept(f"level{level}", grow)
+            done = kept(keep, f"level{level}", grow)
         tree = ClusterTree([*tree.centroids, done["centroids"]], [*tree.first, done["first"]])
         nodes, leaves = done["nodes"], done["leaves"]
     return tree, nodes
@@ -104,14 +103,14 @@ def _grow(
     seed: int,
     library: str,
     jobs: int,
-    checkpoint: Checkpoint,
+    keep: Path | None,
     progress: bool,
 ) -> Arrays:
     """The next level of the tree, and the number of leaves for each of its nodes."""
     level = len(tree.centroids)
     children = [branching(count, levels - level) for count in leaves.tolist()]
     title = f"level {level + 1} of {levels}"
-    centroids = _fit(vectors, parents, children, level, seed, library, jobs, checkpoint, title if progress else None)
+    centroids = _fit(vectors, parents, children, level, seed, library, jobs, keep, title if progress else None)
     first = np.cumsum([0, *map(len, centroids)])
     wide = ClusterTree([*tree.centroids, np.concatenate(centroids)], [*tree.first, first])
     nodes = np.empty(len(vectors), dtype=np.int32)
@@ -140,7 +139,7 @@ def _fit(
     seed: int,
     library: str,
     jobs: int,
-    checkpoint: Checkpoint,
+    keep: Path | None,
     title: str | None,
 ) -> list[Vectors]:
     """Centroids of the children of each node, computed and kept some nodes at a time."""
@@ -148,33 +147,27 @@ def _fit(
 
     groups = [rows for _, rows in members(parents)]
     parts = range(0, len(groups), _NODES_PER_PART)
-    missing = [start for start in parts if not checkpoint.has(f"level{level}-{start}")]
-    tasks = (
-        delayed(_fit_nodes)(vectors, groups[start:stop], children[start:stop], [seed, level, start], library)
-        for start, stop in ((start, start + _NODES_PER_PART) for start in missing)
-    )
+
+    def fit(start: int) -> Arrays:
+        some = slice(start, start + _NODES_PER_PART)
+        make = partial(_fit_nodes, vectors, groups[some], children[some], [seed, level, start], library)
+        return kept(keep, f"level{level}-{start}", make)
+
     # both libraries release the GIL; processes would each import the whole package
-    made = iter(Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(tasks))
-    centroids: list[Vectors] = []
-    for start in tqdm(parts, desc=title, disable=title is None, unit=f" x {_NODES_PER_PART} nodes"):
-        part = checkpoint.kept(f"level{level}-{start}", lambda: _packed(next(made)))
-        centroids += np.split(part["centroids"], part["splits"])
-    return centroids
+    fitted = Parallel(n_jobs=jobs, prefer="threads", return_as="generator")(map(delayed(fit), parts))
+    shown = tqdm(fitted, title, len(parts), disable=title is None, unit=f" x {_NODES_PER_PART} nodes")
+    return [centroids for part in shown for centroids in np.split(part["centroids"], part["splits"])]
 
 
 def _fit_nodes(
     vectors: Vectors, groups: list[NDArray[np.int64]], children: list[int], seed: list[int], library: str
-) -> list[Vectors]:
+) -> Arrays:
     centroids = []
     for index, (rows, count) in enumerate(zip(groups, children, strict=True)):
         generator = np.random.default_rng([*seed, index])
         most = _VECTORS_PER_CENTROID * count
         sample = np.sort(generator.choice(rows, most, replace=False)) if len(rows) > most else rows
         centroids.append(fit_centroids(vectors[sample], count, int(generator.integers(1 << 31)), library))
-    return centroids
-
-
-def _packed(centroids: list[Vectors]) -> Arrays:
     return {"centroids": np.concatenate(centroids), "splits": np.cumsum([len(part) for part in centroids])[:-1]}
 
 

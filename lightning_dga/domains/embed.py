@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from lightning_dga.atomic import write_json
@@ -13,7 +14,6 @@ from lightning_dga.core.document_digest import DocumentDigest
 from lightning_dga.domains.embedding import Embedding, load_embedding, save_embedding
 from lightning_dga.domains.errors import DomainsError
 from lightning_dga.domains.kept import read_json
-from lightning_dga.domains.resumable_array import ResumableArray
 from lightning_dga.domains.resumable_stage import ResumableStage
 
 EMBED = "embed"
@@ -73,14 +73,17 @@ def embed_corpus(
     # as later readers will have it, also in the process that fitted it
     embedding = load_embedding(folder / EMBEDDING)
     total = sum(found["documents"].values())
-    rows = ResumableArray(folder / VECTORS, (total, embedding.dimensions), stage.partial / "rows.json")
-    documents = islice(chain.from_iterable(sources.values()), rows.done, total)
-    with tqdm(total=total, initial=rows.done, desc="embedding", unit=" documents", disable=not progress) as bar:
-        while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
-            rows.append(embedding(batch))
-            bar.update(len(batch))
-    if rows.done != total:
-        raise DomainsError(f"The corpus had {total} documents when counted, and {rows.done} when embedded.")
+
+    def vectors(done: int) -> Iterator[NDArray[np.float32]]:
+        documents = islice(chain.from_iterable(sources.values()), done, total)
+        with tqdm(total=total, initial=done, desc="embedding", unit=" documents", disable=not progress) as bar:
+            while batch := list(islice(documents, _DOCUMENTS_AT_ONCE)):
+                yield embedding(batch)
+                bar.update(len(batch))
+
+    done = stage.fill(folder / VECTORS, (total, embedding.dimensions), vectors)
+    if done != total:
+        raise DomainsError(f"The corpus had {total} documents when counted, and {done} when embedded.")
     stage.finish({**found, "dimensions": embedding.dimensions})
 
 

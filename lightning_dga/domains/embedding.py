@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_dga.atomic import atomic_write
+from lightning_dga.atomic import write_arrays
 from lightning_dga.domains.kept import read_arrays
 from lightning_dga.domains.sentences import SentenceEmbedding
 from lightning_dga.domains.tfidf import TfidfEmbedding
@@ -45,8 +45,7 @@ EMBEDDINGS: dict[str, type[Embedding]] = {"tfidf": TfidfEmbedding, "sentences": 
 def save_embedding(file: Path, embedding: Embedding) -> None:
     """Keeps an embedding in a file."""
     kind = next(name for name, kind in EMBEDDINGS.items() if type(embedding) is kind)
-    with atomic_write(file) as stream:
-        np.savez(stream, allow_pickle=False, kind=np.array(kind), **embedding.state())
+    write_arrays(file, kind=np.array(kind), **embedding.state())
 
 
 def load_embedding(file: Path) -> Embedding:

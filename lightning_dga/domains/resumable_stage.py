@@ -1,12 +1,18 @@
 """A resumable stage of long work on a folder, marked when it is complete."""
 
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning_dga.atomic import write_json
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_dga.atomic import write_arrays, write_json
 from lightning_dga.domains.errors import DomainsError
-from lightning_dga.domains.kept import read_json
+from lightning_dga.domains.kept import read_arrays, read_json
+
+Arrays = dict[str, NDArray[Any]]
 
 
 class ResumableStage:
@@ -44,6 +50,29 @@ class ResumableStage:
         if not (self.partial / "settings.json").is_file():
             write_json(self.partial / "settings.json", {"settings": self.settings})
 
+    def fill(self, file: Path, shape: tuple[int, int], rows: Callable[[int], Iterable[NDArray[np.float32]]]) -> int:
+        """Fills a ``.npy`` file of float32, row by row, from where an earlier process left off.
+
+        Args:
+            file: The file.
+            shape: Shape of the whole array, ``[n, d]``.
+            rows: The rows from a given one on, ``[m, d]`` at a time. They count once they are on disk.
+
+        Returns:
+            The number of rows that are filled.
+        """
+        progress = self.partial / "rows.json"
+        done: int = read_json(progress)["rows"] if progress.is_file() and file.is_file() else 0
+        array = np.lib.format.open_memmap(file, "r+" if done else "w+", dtype=np.float32, shape=None if done else shape)
+        if array.shape != shape:
+            raise ValueError(f"{file} has shape {array.shape}, expected {shape}.")
+        for some in rows(done):
+            array[done : done + len(some)] = some
+            array.flush()
+            done += len(some)
+            write_json(progress, {"rows": done})
+        return done
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Marks the stage as complete, with information about it, and removes its parts."""
         write_json(_marker(self.folder, self.name), {"settings": self.settings, **summary})
@@ -63,6 +92,22 @@ class ResumableStage:
                     f"{self.folder}: {self.name!r} was {begun} with {_difference(key, old, new)}. "
                     "Give the same settings, another folder, or --overwrite to make it anew."
                 )
+
+
+def kept(folder: Path | None, part: str, make: Callable[[], Arrays]) -> Arrays:
+    """The arrays of a part of long work: read if it was finished before, else made and kept.
+
+    Args:
+        folder: The folder of finished parts; ``None`` keeps nothing.
+        part: Name of the part.
+        make: Makes its arrays.
+    """
+    if folder is None:
+        return make()
+    file = folder / f"{part}.npz"
+    if not file.is_file():
+        write_arrays(file, **make())
+    return read_arrays(file)
 
 
 def _difference(key: str, old: Any, new: Any) -> str:

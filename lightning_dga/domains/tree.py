@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_dga.atomic import atomic_write
+from lightning_dga.atomic import write_arrays
 from lightning_dga.domains.kept import read_arrays
 from lightning_dga.domains.kmeans import Vectors, nearest
 
@@ -53,8 +53,7 @@ class ClusterTree:
         """Keeps the tree in a file."""
         arrays: dict[str, NDArray] = {f"centroids{level}": array for level, array in enumerate(self.centroids)}
         arrays |= {f"first{level}": array for level, array in enumerate(self.first)}
-        with atomic_write(file) as stream:
-            np.savez(stream, allow_pickle=False, **arrays)
+        write_arrays(file, **arrays)
 
     @classmethod
     def load(cls, file: Path) -> "ClusterTree":

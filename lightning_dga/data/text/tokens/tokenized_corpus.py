@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_dga.atomic import write_arrays
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.text.corpus import TextCorpus
-from lightning_dga.data.text.tokens.cache import load_arrays, save_arrays
 from lightning_dga.data.text.tokens.packing import token_dtype
 from lightning_dga.data.text.tokens.tokenizer import load_tokenizer, tokenizers_library, train_tokenizer
 
@@ -24,6 +26,7 @@ _logger = logging.getLogger(__name__)
 
 _HELD_OUT = ("target", "val", "test")
 _DOCUMENTS_AT_ONCE = 1000
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 class TokenizedDocuments:
@@ -93,17 +96,17 @@ def tokenize_corpus(corpus: TextCorpus, vocab_size: int, cache_dir: str | Path |
     if cache_dir is None:
         return _tokenize(corpus, vocab_size)
     file = Path(cache_dir) / f"{_key(corpus, vocab_size)}.npz"
-    arrays = load_arrays(file)
-    if arrays is not None:
+    if file.is_file():
         try:
-            tokenized = _from_arrays(arrays, corpus)
-        except (KeyError, ValueError) as error:
-            _logger.warning("%s: not a tokenized corpus (%s); making it again.", file, error)
+            with np.load(file, allow_pickle=False) as archive:
+                tokenized = _from_arrays(dict(archive), corpus)
+        except _DAMAGE as error:
+            _logger.warning("%s is damaged, or not a tokenized corpus (%s); making it again.", file, error)
         else:
             _logger.info("Corpus %s: token ids read from %s.", corpus.name, file)
             return tokenized
     tokenized = _tokenize(corpus, vocab_size)
-    save_arrays(file, _to_arrays(tokenized))
+    write_arrays(file, **_to_arrays(tokenized))
     return tokenized
 
 
