@@ -158,10 +158,10 @@ class Cost:
 
     @property
     def _bookkeeping_bytes(self) -> int:
-        # four sums of each domain and the new weights; loss and count of the target; three flags of errors with each
+        # five sums of each domain and the new weights; loss and count of the target; three flags of errors with each
         # sum; what agreement is checked on. Finite differences take four such sums
         sums = 4 if self.estimator == "finite_difference" else 1
-        return _FLOAT64 * ((4 * sums + 1) * self.domains + 2 + 3 * (sums + 1)) + _INT64 * 6
+        return _FLOAT64 * ((5 * sums + 1) * self.domains + 2 + 3 * (sums + 1)) + _INT64 * 6
 
     def _passes(self, samples: float) -> int:
         return math.ceil(samples / self.local_batch_size)

@@ -49,6 +49,10 @@ class Alignments:
         by_target: Alignment of each domain with each target, ``[k, N]`` float64.
         target_losses: Mean loss of each target, ``[N]`` float64.
         target_norms: Norm of each target's gradient, ``[N]`` float64.
+        sample_variances: Estimated variance of the inner product of one sample's gradient with the target gradient,
+            ``[k]`` float64, so that ``sample_variances / counts`` is the variance of ``values`` that the choice of the
+            domain's samples causes. NaN where fewer than two independent pieces (samples, or batches of them) were
+            measured. With several targets, an upper bound on that of the mean over the targets.
     """
 
     values: Tensor
@@ -63,6 +67,7 @@ class Alignments:
     by_target: Tensor = None  # type: ignore[assignment]
     target_losses: Tensor = None  # type: ignore[assignment]
     target_norms: Tensor = None  # type: ignore[assignment]
+    sample_variances: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         only = {
@@ -70,6 +75,7 @@ class Alignments:
             "by_target": self.values[:, None],
             "target_losses": self.values.new_tensor([self.target_loss]),
             "target_norms": self.values.new_tensor([self.target_norm]),
+            "sample_variances": torch.full_like(self.values, torch.nan),
         }
         for name, value in only.items():
             if getattr(self, name) is None:
@@ -79,6 +85,11 @@ class Alignments:
     def measured(self) -> Tensor:
         """Which domains have an alignment, ``[k]`` bool."""
         return self.counts > 0
+
+    @property
+    def standard_errors(self) -> Tensor:
+        """Standard errors of ``values`` by the choice of the domains' samples, ``[k]``; NaN where not known."""
+        return (self.sample_variances / self.counts).sqrt()
 
     def carrying(self, earlier: "Alignments | None") -> "Alignments":
         """These alignments, with the entries of an earlier measurement for domains that were not measured now."""
@@ -91,6 +102,7 @@ class Alignments:
             counts=torch.where(self.measured, self.counts, earlier.counts),
             losses=torch.where(self.measured, self.losses, earlier.losses),
             by_target=torch.where(self.measured[:, None], self.by_target, earlier.by_target),
+            sample_variances=torch.where(self.measured, self.sample_variances, earlier.sample_variances),
             ages=ages,
         )
 
@@ -107,7 +119,7 @@ class Alignments:
 
     def state_dict(self) -> dict[str, Any]:
         """All fields except ``samples``, as tensors and numbers that ``torch.load(weights_only=True)`` can read."""
-        tensors = ["values", "counts", "losses", "ages"]
+        tensors = ["values", "counts", "losses", "ages", "sample_variances"]
         of_several = {"targets": list(self.targets)} if len(self.targets) != 1 else {}
         if of_several:
             tensors += ["by_target", "target_losses", "target_norms"]
@@ -135,6 +147,7 @@ class Alignments:
         norms = torch.tensor([alignments.target_norm for alignments in one], dtype=torch.float64)
         losses = torch.tensor([alignments.target_loss for alignments in one], dtype=torch.float64)
         by_target = torch.stack([alignments.values for alignments in one], 1)
+        deviations = torch.stack([alignments.sample_variances for alignments in one], 1).sqrt()
         return replace(
             one[0],
             values=by_target.mean(1),
@@ -147,11 +160,22 @@ class Alignments:
             by_target=by_target,
             target_losses=losses,
             target_norms=norms,
+            # the standard deviation of a mean is at most the mean of the standard deviations
+            sample_variances=deviations.mean(1).square(),
         )
 
     @classmethod
     def from_sums(
-        cls, dots: Tensor, losses: Tensor, counts: Tensor, *, target_loss: float, target_norm: float, step: int
+        cls,
+        dots: Tensor,
+        losses: Tensor,
+        counts: Tensor,
+        squares: Tensor | None = None,
+        pieces: Tensor | None = None,
+        *,
+        target_loss: float,
+        target_norm: float,
+        step: int,
     ) -> "Alignments":
         """Alignments from sums over samples, divided by the sample counts.
 
@@ -159,6 +183,8 @@ class Alignments:
             dots: Sums over samples of the inner products, ``[k]``.
             losses: Sums over samples of the losses, ``[k]``.
             counts: Number of samples in each sum, ``[k]``.
+            squares: Sums over samples of the squared mean inner product of the piece that each is in, ``[k]``.
+            pieces: Number of independent pieces that the samples were measured in, ``[k]``.
             target_loss: Mean loss of the target batch.
             target_norm: Norm of the target gradient.
             step: Optimizer steps done.
@@ -167,4 +193,10 @@ class Alignments:
         means = [
             torch.where(samples > 0, sums.to("cpu", torch.float64) / samples, torch.nan) for sums in (dots, losses)
         ]
-        return cls(means[0], samples.round().to(torch.int64), means[1], target_loss, target_norm, step)
+        found = cls(means[0], samples.round().to(torch.int64), means[1], target_loss, target_norm, step)
+        if squares is None or pieces is None:
+            return found
+        squares, pieces = squares.to("cpu", torch.float64), pieces.to("cpu", torch.float64).round()
+        # the mean of c samples has 1/c of their variance, so a piece's squared deviation is weighted by its samples
+        deviations = (squares - samples * means[0].square()).clamp(min=0)
+        return replace(found, sample_variances=torch.where(pieces > 1, deviations / (pieces - 1), torch.nan))

@@ -79,6 +79,8 @@ class Guarded:
             targets=tuple(alignments.targets[index] for index in others),
             target_losses=alignments.target_losses[others],
             target_norms=alignments.target_norms[others],
+            # that of a sum over targets depends on their covariance, which is not measured
+            sample_variances=torch.full_like(gains, torch.nan),
         )
         inner = {name: value for name, value in state.items() if name != "multiplier"}
         weights, inner = self.rule.update(weights, seen, inner, exposure)

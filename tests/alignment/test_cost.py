@@ -18,8 +18,8 @@ def cost(**settings):
 
 
 def test_an_update_moves_one_gradient_and_a_few_numbers_for_each_domain():
-    assert COST.update_bytes == 4 * 10**6 + 8 * (52 + 6) + 48
-    assert cost(domains=1000).update_bytes - COST.update_bytes == 990 * 40
+    assert COST.update_bytes == 4 * 10**6 + 8 * (62 + 6) + 48
+    assert cost(domains=1000).update_bytes - COST.update_bytes == 990 * 48
     assert COST.training_bytes == 100 * 4 * 10**6
     assert cost(processes=1).update_bytes == cost(processes=1).sent(0) == 0
     assert COST.sent(COST.update_bytes) == 1.5 * COST.update_bytes

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
 
@@ -127,7 +127,7 @@ def _differences(measurement: Measurement, rows: "_Rows", step: float, checked: 
         return None
     k = measurement.num_domains
     # before `_Line` overwrites the gradient
-    reference, short, long = DomainSums(target, k), DomainSums(target, k), DomainSums(target, k)
+    reference, extrapolated, long = DomainSums(target, k), DomainSums(target, k), DomainSums(target, k)
     add_domains(reference, target, measurement, [checked])
     bounds = DomainSums(target, k)
     losses = [_loss_of(probe.batch, rows.losses, target) for probe in rows.probes()]
@@ -141,20 +141,20 @@ def _differences(measurement: Measurement, rows: "_Rows", step: float, checked: 
                 # a bound on the error of the extrapolated slope for a loss with one kink
                 bend = (4 * near.losses - far.losses - 3 * here) * line.slope_of(step)
                 bound = bend.abs() + (near.values - far.values).abs()
-                short.add(domains, near.values, here, counts)
-                long.add(domains, far.values, far.losses, counts)
-                bounds.add(domains, bound.square(), None, counts)
-    exact, one, other, squared = (sums.alignments(measurement.step) for sums in (reference, short, long, bounds))
-    values = (4 * one.values - other.values) / 3
+                extrapolated.add(domains, (4 * near.values - far.values) / 3, here, counts, share=rows.share)
+                long.add(domains, far.values, far.losses, counts, share=rows.share)
+                bounds.add(domains, bound.square(), None, counts, share=rows.share)
+    exact, one, other, squared = (sums.alignments(measurement.step) for sums in (reference, extrapolated, long, bounds))
+    values = one.values
     # errors by rounding and kinks are independent between samples
     independent = squared.values / (one.counts.clamp(min=1) if rows.of_samples else 1)
     # each error estimate is doubled, because it is itself random
-    apart = 2.4 * (one.values - other.values).nan_to_num().norm().item()
+    apart = 1.8 * (values - other.values).nan_to_num().norm().item()
     off = 2 * (exact.values - values)[checked].nan_to_num().abs().item()
     kinks = 2 * independent.nan_to_num().sum().sqrt().item()
     worst, norm = max(apart, off, kinks), values.nan_to_num().norm().item()
     error = worst / norm if norm else math.inf if worst else 0.0
-    return _Found(replace(one, values=values, by_target=values[:, None]), error)
+    return _Found(one, error)
 
 
 def _best_step(measurement: Measurement, rows: "_Rows") -> float | None:
@@ -187,11 +187,11 @@ class _Rows:
     def __init__(self, measurement: Measurement, of_samples: bool) -> None:
         self._loss: ProbeLoss = measurement.loss
         self._probes: Probes = measurement.probes
-        self._share = 1.0
+        self.share = 1.0
         self.of_samples = of_samples
         if not self.of_samples and is_sharded(measurement.parameters):
             # ranks must run the same passes, so all of them measure all domains
-            self._probes, self._share = measurement.probes.whole(), 1 / world_size()
+            self._probes, self.share = measurement.probes.whole(), 1 / world_size()
 
     def probes(self) -> Iterator[ProbeBatch]:
         return self._probes.mixed() if self.of_samples else self._probes.by_domain()
@@ -207,7 +207,7 @@ class _Rows:
         domains = torch.from_numpy(probe.domains)
         if self.of_samples:
             return domains, torch.ones_like(slope)
-        return domains[:1], torch.full_like(slope, len(domains) * self._share)
+        return domains[:1], torch.full_like(slope, len(domains))
 
 
 @torch.no_grad()
