@@ -150,7 +150,7 @@ def update_in_steps(setting: Setting, name: str, pairs: int) -> tuple[list[float
         return [], None
     steps = timer.seconds[first:]
     ratios = [with_it / without - 1 for without, with_it in zip(steps[0::2], steps[1::2], strict=False)]
-    return ratios, callback._progress.estimator
+    return ratios, callback._loop.progress.estimator
 
 
 def end_to_end(quick: bool) -> Iterator[Row]:

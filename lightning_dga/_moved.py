@@ -45,6 +45,7 @@ _MOVED = {
     "averages": "engine.alignment_averages",
     "basis": "core.basis",
     "callback": "callbacks.dynamic_gradient_alignment",
+    "callbacks.watchdog": "engine.watchdog",
     "checkpoints": "callbacks.checkpoints",
     "config_check": "cli.config_check",
     "data.batches": "data.loading.batches",
@@ -118,7 +119,7 @@ _MOVED = {
     "train": "cli.train",
     "trainer_settings": "cli.trainer_settings",
     "usual_norm": "core.usual_norm",
-    "watchdog": "callbacks.watchdog",
+    "watchdog": "engine.watchdog",
     "weights": "core.weights",
     "yaml_names": "core.yaml_names",
 }

@@ -21,8 +21,8 @@ MAY_IMPORT = {
     "models": SHARED,
     "report": set(),
 }
-# a data module and a model are Lightning's own kinds of class; the measurement still asks a Trainer
-KNOW_LIGHTNING = {"data/datamodule.py", "models/gpt.py", "engine/measurement.py", "engine/trainer.py"}
+# a data module and a model are Lightning's own kinds of class
+KNOW_LIGHTNING = {"data/datamodule.py", "models/gpt.py"}
 
 
 def imports(file):

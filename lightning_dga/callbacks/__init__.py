@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from lightning_dga.callbacks.progress_bar import MixtureProgressBar
     from lightning_dga.callbacks.run_logger import RunLogger
     from lightning_dga.callbacks.run_recorder import RunRecorder
-    from lightning_dga.callbacks.watchdog import Watchdog
 
 __all__ = [
     "DynamicGradientAlignment",
@@ -20,7 +19,6 @@ __all__ = [
     "Preemption",
     "RunLogger",
     "RunRecorder",
-    "Watchdog",
     "newest_checkpoint",
 ]
 
@@ -33,7 +31,6 @@ __getattr__ = lazy(
         "Preemption": "preemption",
         "RunLogger": "run_logger",
         "RunRecorder": "run_recorder",
-        "Watchdog": "watchdog",
         "newest_checkpoint": "checkpoints",
     },
 )

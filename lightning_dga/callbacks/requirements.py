@@ -1,10 +1,22 @@
 """What a run needs for its mixture to be aligned, checked before training starts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning_dga._lightning import MisconfigurationException
 from lightning_dga.alignment import Auto, LossFunction, StepEstimator, uses_training_step
+from lightning_dga.engine.errors import ConfigurationError
 from lightning_dga.engine.protocols import Mixture
+
+
+@contextmanager
+def misconfigurations() -> Iterator[None]:
+    """Raises the engine's refusals as Lightning's own."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise MisconfigurationException(str(error)) from error
 
 
 def check_mixture(trainer: Any) -> Mixture:

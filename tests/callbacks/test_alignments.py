@@ -66,7 +66,7 @@ def test_one_alignment_for_each_optimizer_step_boundary():
     class Note(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             found = callback.alignments
-            steps.append((batch_idx, found.step if found else 0, callback._progress.updates))
+            steps.append((batch_idx, found.step if found else 0, callback._loop.progress.updates))
 
     callback = DynamicGradientAlignment(every_n_steps=2)
     trainer(callback, Note(), max_steps=4, accumulate_grad_batches=3).fit(Plain(), datamodule=mixture())
@@ -80,7 +80,7 @@ def test_the_weights_move_toward_the_aligned_domain():
     trainer(callback, max_steps=60).fit(Plain(lr=0.01), datamodule=data)
     assert data.weights.argmax() == 1
     assert data.weights[1] > 0.5
-    assert data.weights_version == callback._progress.weights_version > 10
+    assert data.weights_version == callback._loop.progress.weights_version > 10
 
 
 def test_a_schedule_of_ones_own():
@@ -91,7 +91,7 @@ def test_a_schedule_of_ones_own():
     callback = Early(every_n_steps=1)
     trainer(callback, max_steps=6).fit(Plain(), datamodule=mixture())
     assert callback.alignments.step == 5
-    assert callback._progress.updates == 3
+    assert callback._loop.progress.updates == 3
 
 
 def test_never_measuring_leaves_the_rules_first_weights():
@@ -118,5 +118,5 @@ def test_a_second_run_goes_on_with_the_mixture():
     weights = data.weights
     trainer(callback, max_steps=3).fit(Plain(), datamodule=data)
     assert callback.alignments.step == 2
-    assert callback._progress.updates == 4
+    assert callback._loop.progress.updates == 4
     assert not torch.equal(data.weights, weights)

@@ -94,8 +94,8 @@ def test_a_pickle_is_small():
 
 def test_threads_are_none_of_it(copied):
     callback = DynamicGradientAlignment(timeout=30)
-    callback._watchdog = threading.Lock()
-    assert copied(callback)._watchdog is None
+    callback._loop._watchdog = threading.Lock()
+    assert copied(callback)._loop._watchdog is None
 
 
 def test_its_own_objects_are_kept(copied):

@@ -29,7 +29,7 @@ def fit(callback, *others, module=BySample, **arguments):
         ours.fit(module(), datamodule=data)
     except Exception as error:
         return f"{type(error).__name__}: {error}", time.monotonic() - started
-    return {"weights": data.weights, "estimator": callback._measurer.chosen}, time.monotonic() - started
+    return {"weights": data.weights, "estimator": callback._loop.measurer.chosen}, time.monotonic() - started
 
 
 def fails_in_a_measurement(estimator, step, counted):

@@ -90,7 +90,7 @@ def test_a_resumed_check_changes_nothing():
     """Which steps are checked depends on when a process was started; what is measured must not."""
     checked, unchecked = (DynamicGradientAlignment(1, estimator="in_step", rule="static") for _ in range(2))
     fit(checked)
-    unchecked._measurer.estimator._watches = 1
+    unchecked._loop.measurer.estimator._watches = 1
     fit(unchecked)
     assert torch.equal(checked.alignments.values, unchecked.alignments.values)
 

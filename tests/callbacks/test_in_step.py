@@ -33,7 +33,7 @@ class Compare(Callback):
             self.module = copy.deepcopy(pl_module)
             for module in self.module.modules():
                 vars(module).pop("forward", None)
-            self.target = trainer.datamodule.probes(self.callback._progress.updates, 30).target()
+            self.target = trainer.datamodule.probes(self.callback._loop.progress.updates, 30).target()
         self.batches.append((torch.from_numpy(trainer.datamodule.current_batch.domains), batch))
         self.steps = trainer.global_step
 

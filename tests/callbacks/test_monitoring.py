@@ -187,7 +187,7 @@ def test_the_mixture_that_a_run_starts_with_is_logged(tmp_path, rule):
 
 
 def test_domains_that_are_not_shown_any_more_cannot_be_monitored(monkeypatch):
-    monkeypatch.setattr("lightning_dga.callbacks.monitoring._SHOWN_DOMAINS", 1)
+    monkeypatch.setattr("lightning_dga.engine.metrics._SHOWN_DOMAINS", 1)
 
     class Turn(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):

@@ -50,7 +50,7 @@ def test_alignments_with_several_targets_are_a_matrix(estimator):
     torch.testing.assert_close(found.by_target, compare.expected, rtol=2e-3, atol=1e-4)
     torch.testing.assert_close(found.values, found.by_target.mean(1))
     assert found.targets == ("x", "y") and len(set(found.target_losses.tolist())) == 2
-    assert callback._progress.rule["targets"].sum().item() == pytest.approx(1)
+    assert callback._loop.progress.rule["targets"].sum().item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("estimator", [*ESTIMATORS, "auto"])

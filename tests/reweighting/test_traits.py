@@ -116,4 +116,4 @@ def test_an_estimator_of_a_users_own_can_be_named():
         callback = DynamicGradientAlignment(estimator="mine")
     finally:
         ESTIMATORS.pop("mine", None)
-    assert isinstance(callback._measurer.estimator, Backward)
+    assert isinstance(callback._loop.measurer.estimator, Backward)

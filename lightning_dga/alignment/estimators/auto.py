@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lightning_dga.alignment.cost import TrainingStep
-from lightning_dga.alignment.estimator import Estimator, Measurement
+from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement
 from lightning_dga.alignment.estimators.backward import Backward
 from lightning_dga.alignment.estimators.batched import Batched
 from lightning_dga.alignment.estimators.in_step import InStep
@@ -83,9 +83,9 @@ class Auto:
             self._test_again(measurement, step, training_loss)
         return self._chosen[1]
 
-    def give_up(self, refusal: str) -> Estimator:
+    def give_up(self, refusal: EstimatorRefusal) -> Estimator:
         """Uses the reference from now on, after the chosen estimator refused; every rank must call it."""
-        self.reasons = {self.name: refusal, "backward": "it is the reference"}
+        self.reasons = {self.name: str(refusal), "backward": "it is the reference"}
         reference = Backward()
         self._chosen = "backward", reference
         return reference
