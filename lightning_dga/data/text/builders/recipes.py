@@ -135,7 +135,7 @@ def _separator(root: Path, files: Iterable[Path]) -> int | None:
 
 
 def standard_library_mixture(target_documents: int = 8, **arguments: Any) -> MixtureDataModule:
-    """The mixture of the text that ships with Python.
+    """The mixture of text from Python's standard library, which ships with this package.
 
     Args:
         target_documents: Documents in the target set; see :func:`~lightning_dga.data.text.standard_library_corpus`.
