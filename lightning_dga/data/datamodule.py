@@ -485,7 +485,7 @@ class MixtureDataModule(LightningDataModule):
     def _missing(self, argument: str, what: str) -> Exception:
         return MisconfigurationException(
             f"{type(self).__name__} has no `{argument}`: give {what} to `super().__init__`, or assign "
-            f"`self.{argument}` in `setup(stage)`, which Lightning calls on every process."
+            f"`self.{argument}` in `setup(stage)`, which Lightning calls on every rank."
         )
 
     def _evaluate(self, name: str, data: Evaluation) -> None:
@@ -543,7 +543,7 @@ class MixtureDataModule(LightningDataModule):
             if not moved:
                 self._composition.set_weights(first)
         if told and self._composition.position:
-            rank_zero_warn(f"{type(self).__name__} goes on with other settings: {'; '.join(told)}.")
+            rank_zero_warn(f"{type(self).__name__} resumes with other settings: {'; '.join(told)}.")
 
     def _resume(self) -> None:
         """Completes resuming from a checkpoint when training starts."""

@@ -23,7 +23,10 @@ def check_data_set(name: str, data: Any) -> None:
     if remedy is not None:
         raise TypeError(f"{name} is {remedy}")
     if not (isinstance(data, IterableDataset) or hasattr(data, "__getitem__") or hasattr(data, "__iter__")):
-        raise TypeError(f"{name} is a {type(data).__name__}, which is neither a map-style nor an iterable data set.")
+        raise TypeError(
+            f"{name} is a {type(data).__name__}, which is neither a map-style nor an iterable data set. "
+            "Define `__getitem__` and `__len__`, or `__iter__`."
+        )
 
 
 def check_domains(domains: Any) -> None:

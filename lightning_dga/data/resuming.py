@@ -54,18 +54,18 @@ def differences(saved: dict[str, Any], now: dict[str, Any], names: tuple[str, ..
     found = []
     if saved.get("seed", now["seed"]) != now["seed"]:
         found.append(
-            f"`seed` is {now['seed']}, {saved['seed']} in the checkpoint: the new one orders the stream from here on, "
-            "so in the epoch that each domain is in, some samples come again and some are left out"
+            f"`seed` is {now['seed']}, {saved['seed']} in the checkpoint: the new seed orders the stream from here "
+            "on, so in the current epoch of each domain some samples are repeated and some are left out"
         )
     if saved.get("batch", now["batch"]) != now["batch"]:
         found.append(
-            f"a batch over all processes has {now['batch']} samples, {saved['batch']} in the checkpoint: the stream "
-            f"goes on at sample {position}, while Lightning goes on counting batches and steps"
+            f"a batch over all ranks has {now['batch']} samples, {saved['batch']} in the checkpoint: the stream "
+            f"continues at sample {position}, while Lightning continues to count batches and steps"
         )
     if saved.get("sizes_checksum", now["sizes_checksum"]) != now["sizes_checksum"]:
         found.append(
             f"domains have other numbers of samples than in the checkpoint{_changed_sizes(saved, now, names)}: each "
-            "goes on behind as many samples as were drawn from it, in an order for its new size"
+            "continues after as many samples as were drawn from it, in an order for its new size"
         )
     if saved.get("targets") and now["targets"] and saved["targets"] != now["targets"]:
         found.append(f"the target has {now['targets']} samples, {saved['targets']} in the checkpoint")

@@ -74,7 +74,7 @@ class DatasetPerDomain:
             raise ValueError(f"`{argument}` is empty; name at least one {argument.removesuffix('s')}.")
         self.names = tuple(str(name) for name in domains)
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"`domains` has two domains with one name: {sorted(self.names)}.")
+            raise ValueError(f"`{argument}` has two entries with the same name: {sorted(self.names)}. Rename one.")
         self._datasets = [_unsplit(str(name), data) for name, data in domains.items()]
         self.sizes = np.array(
             [_size(f"{argument.removesuffix('s').capitalize()} {n!r}", d) for n, d in domains.items()], dtype=np.int64
@@ -213,12 +213,12 @@ def _unsplit(name: str, data: Any) -> Any:
         data = whole(data)
     except TypeError as error:
         raise DataError(
-            f"Domain {name!r}: {error} (`split_dataset_by_node`). Give the whole stream: MixtureDataModule shares it "
-            "among the processes itself, and would split each part again."
+            f"Domain {name!r}: {error} (`split_dataset_by_node`). Give the whole stream: MixtureDataModule shards it "
+            "over the ranks itself, and would split each part again."
         ) from error
     warnings.warn(
-        f"Domain {name!r} was split by rank (`split_dataset_by_node`). It is read whole: MixtureDataModule shares it "
-        "among the processes itself.",
+        f"Domain {name!r} was split by rank (`split_dataset_by_node`). The split is undone, because MixtureDataModule "
+        "shards the stream over the ranks itself.",
         stacklevel=4,
     )
     return data
@@ -235,8 +235,8 @@ def _size(name: str, data: Dataset) -> int:
         return 0
     if not hasattr(data, "__len__"):
         raise TypeError(
-            f"{name} is a {type(data).__name__} that has `__getitem__` and no `__len__`; define it, or make it an "
-            "IterableDataset."
+            f"{name} is a {type(data).__name__} that has `__getitem__` but no `__len__`; define `__len__`, or make it "
+            "an IterableDataset."
         )
     length = len(data)
     if length == 0:

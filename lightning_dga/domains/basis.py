@@ -1,4 +1,4 @@
-"""Bases of the histograms of reference sets over clusters, and which reference set is nearest to a target."""
+"""Basis distributions from histograms of reference sets over clusters, and their similarity to a target."""
 
 from collections.abc import Mapping
 
@@ -21,10 +21,10 @@ def histogram_basis(references: Mapping[str, NDArray[np.integer]], clusters: int
         DomainsError: If there is no reference set, or one is empty.
     """
     if not references:
-        raise DomainsError("A basis needs at least one reference set.")
+        raise DomainsError("`references` is empty; a basis needs at least one reference set.")
     for name, labels in references.items():
         if not len(labels):
-            raise DomainsError(f"The reference set {name!r} has no document; remove it or give it some.")
+            raise DomainsError(f"The reference set {name!r} has no document; remove it, or add documents.")
     columns = [label_histogram(labels, clusters) for labels in references.values()]
     return Basis(tuple(references), np.stack(columns, axis=1))
 
@@ -32,20 +32,20 @@ def histogram_basis(references: Mapping[str, NDArray[np.integer]], clusters: int
 def reference_similarities(
     histogram: NDArray[np.float64], basis: Basis, centroids: NDArray[np.float32]
 ) -> dict[str, float]:
-    """How near each reference set is to a target: the cosine between the means of their documents.
+    """Cosine similarity between the mean of a target and that of each reference set.
 
-    The mean of a set is that of the centroids of the clusters that its documents fall into, so that two sets are near
-    also where they share no cluster, as a handful of documents and a fine clustering have it. Means are taken from the
-    mean over all columns and the target, since all documents have much in common.
+    The mean of a set is taken over the centroids of the clusters of its documents. So two sets can be similar although
+    they share no cluster, which happens with few documents and many clusters. All means are centred on the mean over
+    the reference sets and the target, because all documents have much in common.
 
     Args:
-        histogram: Of the target, ``[k]``.
-        basis: The reference sets.
-        centroids: Of the clusters, ``[k, d]``.
+        histogram: Histogram of the target, ``[k]``.
+        basis: The histograms of the reference sets.
+        centroids: Centroids of the clusters, ``[k, d]``.
 
     Returns:
-        The cosine of each reference set, the nearest first. Drawing from the first one's column is the baseline that
-        distribution reweighting has to beat.
+        The cosine of each reference set, in descending order. Sampling from the column of the first one is the baseline
+        for distribution reweighting.
     """
     means = np.concatenate([basis.matrix, histogram[:, None]], axis=1).T @ centroids
     means -= means.mean(axis=0)

@@ -46,15 +46,15 @@ def hierarchical_kmeans(
     keep: Path | None = None,
     progress: bool = False,
 ) -> tuple[ClusterTree, NDArray[np.int32]]:
-    """Clusters vectors, level by level: each cluster of a level is clustered again by itself.
+    """Clusters vectors by hierarchical k-means: each cluster of a level is clustered again on the next level.
 
-    The hierarchy is that of CRISP (arXiv 2410.03735). Of 64 x 64 x 64 leaves many stay empty where the corpus has not
-    many times more documents; here a branch gets leaves in proportion to its different vectors, so that there are
-    exactly as many as were asked for, each with at least one vector, unless there are fewer different vectors.
+    The hierarchy is that of CRISP (arXiv 2410.03735). With a fixed 64 x 64 x 64 leaves, many stay empty unless the
+    corpus has many times more documents. Here a branch gets leaves in proportion to its number of distinct vectors, so
+    that there are exactly ``clusters`` leaves, each with at least one vector, unless there are fewer distinct vectors.
 
-    Memory beside ``vectors`` is a few integers for each of them and at most 256 vectors for each child of the nodes in
-    work; ``vectors`` may be memory-mapped and is read in order. The result depends on ``vectors``, ``clusters``,
-    ``levels``, ``seed`` and ``library``, to the last bit, and not on ``jobs`` or on how often the work was killed.
+    In addition to ``vectors``, memory holds a few integers per vector, and at most 256 vectors per child of the nodes
+    in progress; ``vectors`` may be memory-mapped and is read in order. The result depends, bit for bit, only on
+    ``vectors``, ``clusters``, ``levels``, ``seed`` and ``library``, not on ``jobs`` or on interruptions.
 
     Args:
         vectors: ``[n, d]`` float32.
@@ -62,9 +62,9 @@ def hierarchical_kmeans(
         levels: Levels of the tree; 1 is plain k-means. By default :func:`default_levels`.
         seed: Seed of the initial centroids and the samples.
         library: ``"scikit-learn"`` or ``"faiss"``.
-        jobs: Threads that cluster nodes at the same time.
-        keep: A folder in which finished parts are kept, from which a call with the same arguments resumes.
-        progress: Whether to show progress.
+        jobs: Number of threads that cluster nodes concurrently.
+        keep: Folder for finished parts, from which a call with the same arguments resumes.
+        progress: Whether to show a progress bar.
 
     Returns:
         The tree, and the leaf of each vector, ``[n]``; every leaf has at least one.
@@ -88,9 +88,9 @@ def hierarchical_kmeans(
 
 
 def check_clusters(clusters: int, documents: int) -> None:
-    """Raises a :class:`DomainsError` where documents cannot make so many clusters."""
+    """Raises :class:`DomainsError` unless ``clusters`` is between 1 and the number of documents."""
     if not 1 <= clusters <= documents:
-        raise DomainsError(f"`clusters` is {clusters}; {documents} documents make from 1 to {documents} of them.")
+        raise DomainsError(f"`clusters` is {clusters}; {documents} documents allow from 1 to {documents} clusters.")
 
 
 def _grow(

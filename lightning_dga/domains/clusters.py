@@ -1,4 +1,4 @@
-"""Vectors to clusters in files, the second stage of a folder of domains, and the folder as its users see it."""
+"""Clusters the vectors of a folder of domains, its second stage, and loads the finished folder."""
 
 import zlib
 from collections.abc import Iterable
@@ -38,20 +38,21 @@ def cluster_corpus(
 ) -> None:
     """Clusters the vectors of a folder of domains, and writes ``labels.npy``, ``[n]`` int32, and ``tree.npz``.
 
-    A call that was killed is gone on with by the next one, and leaves the same bits.
+    After an interruption, the next call resumes, and the result is bit-identical.
 
     Args:
-        folder: Where :func:`~lightning_dga.domains.embed_corpus` left the vectors.
-        clusters: How many, k; see :func:`~lightning_dga.domains.hierarchical_kmeans` for the rest.
-        levels: Of the tree.
-        seed: Of the clustering.
+        folder: Folder with the vectors of :func:`~lightning_dga.domains.embed_corpus`.
+        clusters: Number of clusters, k. This and the following arguments are those of
+            :func:`~lightning_dga.domains.hierarchical_kmeans`.
+        levels: Levels of the tree.
+        seed: Seed of the clustering.
         library: ``"scikit-learn"`` or ``"faiss"``.
-        jobs: Threads at the same time.
-        overwrite: Whether to begin anew where the folder holds clusters.
-        progress: Whether to show it.
+        jobs: Number of threads.
+        overwrite: Whether to replace clusters that the folder holds.
+        progress: Whether to show a progress bar.
 
     Raises:
-        DomainsError: If there are no vectors, fewer than ``clusters``, or clusters of other settings.
+        DomainsError: If there are no vectors, fewer than ``clusters``, or clusters made with other settings.
     """
     embedded = read_summary(folder, EMBED)
     settings = {
@@ -91,7 +92,7 @@ def cluster_corpus(
             "singletons": int((sizes == 1).sum()),
             "median": float(np.median(sizes)),
             "largest": int(sizes.max()),
-            # whoever trains on the labels sees by it whether the documents are still those
+            # by these digests, training on the labels detects that documents have changed
             "sha256": embedded.get("sha256"),
         }
     )
@@ -104,9 +105,9 @@ class Clusters:
     Attributes:
         labels: Cluster of each document, ``[n]`` int32, in the order of the corpus: what
             :meth:`MixtureDataModule.from_labels` takes.
-        tree: The clusters.
-        embedding: What embedded the corpus.
-        sources: How many documents come from each source, in the order of ``labels``.
+        tree: The tree of clusters.
+        embedding: The embedding of the corpus.
+        sources: Number of documents of each source, in the order of ``labels``.
     """
 
     labels: NDArray[np.int32]
@@ -119,7 +120,7 @@ class Clusters:
         return len(self.tree)
 
     def place(self, documents: Iterable[str]) -> NDArray[np.int64]:
-        """The cluster of each of other documents, as of a target set, ``[m]``."""
+        """The cluster of each of some other documents, such as a target set, ``[m]``."""
         remaining = iter(documents)
         placed = [np.empty(0, dtype=np.int64)]
         while batch := list(islice(remaining, _DOCUMENTS_AT_ONCE)):
@@ -127,20 +128,22 @@ class Clusters:
         return np.concatenate(placed)
 
     def source_labels(self) -> dict[str, NDArray[np.int32]]:
-        """The labels of each source's documents."""
+        """The labels of the documents of each source."""
         ends = np.cumsum(list(self.sources.values()))
         return dict(zip(self.sources, np.split(self.labels, ends[:-1]), strict=True))
 
 
 def load_clusters(folder: Path) -> Clusters:
-    """The clusters of a folder that is whole.
+    """Loads the clusters of a complete folder.
 
     Raises:
-        DomainsError: If it is not; says what is to be done.
+        DomainsError: If the folder is incomplete; the message says which command completes it.
     """
     embedded, clustered = read_summary(folder, EMBED), read_summary(folder, CLUSTER)
     if clustered["settings"]["embedded"] != _embedded(folder):
-        raise DomainsError(f"{folder}: embedded anew since it was clustered: dga-domains cluster --overwrite.")
+        raise DomainsError(
+            f"{folder}: its corpus was embedded again after it was clustered; run dga-domains cluster --overwrite."
+        )
     return Clusters(
         read_array(folder / LABELS),
         ClusterTree.load(folder / TREE),
@@ -150,10 +153,10 @@ def load_clusters(folder: Path) -> Clusters:
 
 
 def is_clustered(folder: Path) -> bool:
-    """Whether a folder is one of clusters, finished or not."""
+    """Whether a folder contains a stage of clustering, finished or not."""
     return any((folder / f"{stage}{end}").exists() for stage in (EMBED, CLUSTER) for end in (".json", ".partial"))
 
 
 def _embedded(folder: Path) -> int:
-    """Tells one embedding of a corpus from another."""
+    """A checksum that distinguishes embeddings of a corpus."""
     return zlib.crc32((folder / f"{EMBED}.json").read_bytes())

@@ -1,4 +1,4 @@
-"""A corpus to vectors in a file: the first stage of a folder of domains."""
+"""Embeds a corpus as vectors in a file, the first stage of a folder of domains."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
@@ -34,25 +34,25 @@ def embed_corpus(
     overwrite: bool = False,
     progress: bool = False,
 ) -> None:
-    """Embeds all documents of a corpus into ``folder / "embeddings.npy"``, ``[n, d]`` float32, in their order.
+    """Embeds the documents of a corpus, in order, and writes ``folder / "embeddings.npy"``, ``[n, d]`` float32.
 
-    Documents are read twice: once to count them and to draw the sample that the embedding is fitted on, once to embed
-    them, a thousand at a time. Memory does not grow with the corpus. A call that was killed is gone on with by the next
-    one, and leaves the same bits.
+    Documents are read twice: once to count them and to draw the sample that the embedding is fitted to, and once to
+    embed them, a thousand at a time. Memory does not grow with the corpus. After an interruption, the next call
+    resumes, and the result is bit-identical.
 
     Args:
-        sources: The documents by the name of where they come from; each is iterated twice.
-        embedding: Is fitted here.
-        folder: The folder of domains; made if there is none.
+        sources: Documents by the name of their source; each source is iterated twice.
+        embedding: The embedding, which is fitted here.
+        folder: The folder of domains; created if it does not exist.
         settings: What else the result depends on, as which files and which embedding: compared when work is gone on
             with.
-        fit_documents: Most documents to fit the embedding on, drawn at random from all.
-        seed: Of the draw.
-        overwrite: Whether to begin anew where the folder holds vectors.
-        progress: Whether to show it.
+        fit_documents: Maximum number of documents that the embedding is fitted to, drawn at random.
+        seed: Seed of the draw.
+        overwrite: Whether to replace vectors that the folder holds.
+        progress: Whether to show a progress bar.
 
     Raises:
-        DomainsError: If there is no document, or the folder holds vectors of other settings.
+        DomainsError: If there is no document, or the folder holds vectors made with other settings.
     """
     stage = ResumableStage(folder, EMBED, {**settings, "fit_documents": fit_documents, "seed": seed})
     if overwrite:
@@ -65,12 +65,12 @@ def embed_corpus(
         found: dict[str, Any] = {"documents": dict.fromkeys(sources, 0), "sha256": {}}
         sample = _sample(_counting(sources, found["documents"], found["sha256"], progress), fit_documents, seed)
         if not sample:
-            raise DomainsError("There is no document to embed.")
+            raise DomainsError("There is no document to embed; add documents to the corpus.")
         save_embedding(folder / EMBEDDING, embedding.fit(sample))
         del sample
         write_json(counted, found)
     found = read_json(counted)
-    # as later readers will have it, also in the process that fitted it
+    # loaded from the file, so that this process embeds exactly as later readers do
     embedding = load_embedding(folder / EMBEDDING)
     total = sum(found["documents"].values())
 
@@ -83,7 +83,10 @@ def embed_corpus(
 
     done = stage.fill(folder / VECTORS, (total, embedding.dimensions), vectors)
     if done != total:
-        raise DomainsError(f"The corpus had {total} documents when counted, and {done} when embedded.")
+        raise DomainsError(
+            f"The corpus had {total} documents when counted, and {done} when embedded: it changed on the way. "
+            "Run dga-domains embed --overwrite."
+        )
     stage.finish({**found, "dimensions": embedding.dimensions})
 
 
@@ -102,7 +105,7 @@ def _counting(
 
 
 def _sample(documents: Iterable[str], most: int, seed: int) -> list[str]:
-    """Documents drawn uniformly without replacement, in one pass (Vitter's algorithm R, 1985)."""
+    """Draws documents uniformly without replacement in a single pass (reservoir sampling; Vitter 1985, algorithm R)."""
     generator = np.random.default_rng(seed)
     kept: list[str] = []
     for index, document in enumerate(documents):

@@ -14,15 +14,15 @@ from lightning_dga.domains.tfidf import TfidfEmbedding
 
 
 class Embedding(Protocol):
-    """Documents to unit vectors."""
+    """Maps documents to unit vectors."""
 
     @property
     def dimensions(self) -> int:
-        """Length of a vector."""
+        """Number of dimensions, d."""
         ...
 
     def fit(self, documents: Iterable[str]) -> "Embedding":
-        """Learns what it needs from documents of the corpus."""
+        """Fits the embedding to documents of the corpus."""
         ...
 
     def __call__(self, documents: Sequence[str]) -> NDArray[np.float32]:
@@ -30,12 +30,12 @@ class Embedding(Protocol):
         ...
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Arrays from which the same embedding can be made again."""
+        """The arrays from which :meth:`from_state` restores the embedding."""
         ...
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> "Embedding":
-        """The embedding that a :meth:`state` is of."""
+        """Restores an embedding from its :meth:`state`."""
         ...
 
 
@@ -43,12 +43,12 @@ EMBEDDINGS: dict[str, type[Embedding]] = {"tfidf": TfidfEmbedding, "sentences": 
 
 
 def save_embedding(file: Path, embedding: Embedding) -> None:
-    """Keeps an embedding in a file."""
+    """Writes an embedding to a file."""
     kind = next(name for name, kind in EMBEDDINGS.items() if type(embedding) is kind)
     write_arrays(file, kind=np.array(kind), **embedding.state())
 
 
 def load_embedding(file: Path) -> Embedding:
-    """The embedding of a file that :func:`save_embedding` wrote."""
+    """Reads the embedding from a file of :func:`save_embedding`."""
     state = read_arrays(file)
     return EMBEDDINGS[str(state["kind"])].from_state(state)

@@ -1,4 +1,4 @@
-"""How a set of documents spreads over domains: the weights of importance sampling."""
+"""Histograms of documents over domains, the weights of importance sampling."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,22 +14,22 @@ Embed = Callable[[Sequence[str]], NDArray[np.floating]]
 def nearest_domain_histogram(
     domains: Mapping[str, Sequence[str]], documents: Sequence[str], embedding: Embed
 ) -> dict[str, float]:
-    """Shares of the documents that are nearest to each domain's mean vector.
+    """Fraction of the documents that are nearest to the mean vector of each domain.
 
-    Sampling domains by this histogram is CRISP (arXiv 2410.03735), with named domains in place of clusters. A document
-    that several domains are equally near to counts for each of them in equal parts; so does one of which nothing is
-    known, whose vector is zero, for all domains. A warning says how many those are.
+    Sampling domains by this histogram is CRISP (arXiv 2410.03735), with named domains instead of clusters. A document
+    that is equally near to several domains counts for them in equal parts. A document whose vector is zero, because it
+    shares nothing with the corpus, counts for all domains in equal parts; a warning gives the number of these.
 
     Args:
         domains: Documents of each domain.
-        documents: The documents to place, as of a target set.
-        embedding: Unit vectors ``[n, dimensions]`` of n documents.
+        documents: The documents to count, such as a target set.
+        embedding: Maps n documents to unit vectors ``[n, dimensions]``.
 
     Returns:
-        A share for every domain, summing to one.
+        The fraction for every domain; they sum to one.
 
     Raises:
-        ValueError: If there is nothing to place.
+        ValueError: If there is no document.
     """
     if not documents:
         raise ValueError("`documents` is empty; a histogram needs at least one.")
@@ -41,14 +41,14 @@ def nearest_domain_histogram(
     if not known.all():
         _logger.warning(
             "%d of %d documents have nothing in common with any domain that the embedding knows; they count for all "
-            "domains alike.",
+            "domains in equal parts.",
             *((~known).sum(), len(documents)),
         )
     cosines = vectors @ centroids.T
     if lengths.any():
-        # nothing is near to a domain of which nothing is known, also where all others point away
+        # a domain whose vector is zero is near to nothing, even if the cosines of all others are negative
         cosines[known] = np.where(lengths[:, 0] > 0, cosines[known], -np.inf)
-    # sums of as many products differ by their rounding
+    # cosines that are equal up to rounding count as equal
     rounding = vectors.shape[1] * np.finfo(vectors.dtype).eps
     nearest = cosines >= cosines.max(axis=1, keepdims=True) - rounding
     shares = (nearest / nearest.sum(axis=1, keepdims=True)).mean(axis=0)
@@ -56,14 +56,14 @@ def nearest_domain_histogram(
 
 
 def label_histogram(labels: NDArray[np.integer], clusters: int) -> NDArray[np.float64]:
-    """Shares of documents that fall into each cluster: CRISP (arXiv 2410.03735).
+    """Fraction of documents in each cluster, as in CRISP (arXiv 2410.03735).
 
     Args:
         labels: Cluster of each document, ``[n]``.
         clusters: Number of clusters, k.
 
     Returns:
-        ``[k]``, summing to one.
+        The fractions ``[k]``, which sum to one.
 
     Raises:
         ValueError: If there is no document.

@@ -15,10 +15,10 @@ _DAMAGE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, Recurs
 
 
 def read_array(file: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
-    """The array of a ``.npy`` file.
+    """Reads the array of a ``.npy`` file.
 
     Raises:
-        DomainsError: If there is none, or it is damaged.
+        DomainsError: If the file is missing or damaged.
     """
     try:
         return np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
@@ -27,7 +27,7 @@ def read_array(file: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any
 
 
 def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a ``.npz`` file; as :func:`read_array`."""
+    """Reads the arrays of a ``.npz`` file; raises as :func:`read_array`."""
     try:
         with np.load(file, allow_pickle=False) as archive:
             return dict(archive)
@@ -36,7 +36,7 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object of a ``.json`` file; as :func:`read_array`."""
+    """Reads the object of a ``.json`` file; raises as :func:`read_array`."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except _DAMAGE as error:
@@ -47,4 +47,4 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def _damaged(file: Path, error: object) -> DomainsError:
-    return DomainsError(f"{file} is missing or damaged ({error}); make it anew by the same command with --overwrite.")
+    return DomainsError(f"{file} is missing or damaged ({error}); make it again with the same command and --overwrite.")

@@ -1,4 +1,4 @@
-"""k-means of vectors in memory, by scikit-learn or faiss."""
+"""k-means of vectors in memory, with scikit-learn or faiss."""
 
 import warnings
 from collections.abc import Callable
@@ -13,25 +13,25 @@ Vectors = NDArray[np.float32]
 
 # number of samples from which scikit-learn's guide recommends mini-batches
 _LARGE = 10_000
-# products of this many numbers at once
+# maximum number of distances in memory
 _BLOCK = 1 << 24
-# a new centroid may take the only vector of another one; after some rounds hardly any are left
+# a new centroid may take the only vector of another one; after some rounds hardly any cluster is empty
 _ROUNDS = 10
-# squared distance, of about unit vectors, at which float32 tells them no longer apart
+# squared distance below which unit vectors in float32 count as equal
 _SAME = 1e-10
 
 
 def fit_centroids(vectors: Vectors, clusters: int, seed: int, library: str) -> Vectors:
-    """Centroids of a k-means clustering; the same on every call with the same arguments.
+    """Computes the centroids of k-means, deterministically.
 
     Args:
         vectors: ``[n, d]``, at least ``clusters`` of them.
-        clusters: How many centroids.
-        seed: Of the first guess, below 2**31.
+        clusters: Number of centroids.
+        seed: Seed of the initial centroids, below 2**31.
         library: A key of :data:`LIBRARIES`.
 
     Returns:
-        ``[clusters, d]``, fewer only where there are fewer different vectors; each is the nearest of some vector.
+        The centroids ``[clusters, d]``, each the nearest of some vector; fewer if there are fewer distinct vectors.
     """
     if clusters == 1:
         return vectors.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
@@ -68,7 +68,7 @@ def nearest(vectors: Vectors, centroids: Vectors) -> NDArray[np.int64]:
 
 
 def best_library() -> str:
-    """``"faiss"`` where it is installed, else ``"scikit-learn"``."""
+    """``"faiss"`` if it is installed, else ``"scikit-learn"``."""
     return "faiss" if find_spec("faiss") else "scikit-learn"
 
 
@@ -83,7 +83,7 @@ def _scikit_learn(vectors: Vectors, clusters: int, seed: int) -> Vectors:
     else:
         kmeans = KMeans(clusters, n_init=1, random_state=seed)
     with warnings.catch_warnings(), one_thread():
-        # of fewer different vectors than clusters, which whoever asked for them is told in other words
+        # about fewer distinct vectors than clusters, which the caller reports
         warnings.simplefilter("ignore", ConvergenceWarning)
         return kmeans.fit(vectors).cluster_centers_.astype(np.float32, copy=False)
 
@@ -92,8 +92,8 @@ def _faiss(vectors: Vectors, clusters: int, seed: int) -> Vectors:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("Clustering with faiss needs it: pip install 'lightning-dga[faiss]'") from error
-    # it must neither leave vectors out nor warn of few: how many there are per centroid is for the caller to choose
+        raise ImportError("`faiss` is not installed: pip install 'lightning-dga[faiss]'") from error
+    # faiss must neither subsample the vectors nor warn about few of them, because the caller chooses their number
     kmeans = faiss.Kmeans(
         vectors.shape[1], clusters, seed=seed, min_points_per_centroid=1, max_points_per_centroid=len(vectors)
     )

@@ -5,13 +5,13 @@ from numpy.typing import NDArray
 
 
 def branching(leaves: int, levels: int) -> int:
-    """The fewest children that each node needs for a tree of ``levels`` levels to have ``leaves`` leaves.
+    """The smallest number of children per node with which a tree of ``levels`` levels has ``leaves`` leaves.
 
     Example:
         >>> branching(262_144, 3), branching(262_145, 3), branching(5, 1)
         (64, 65, 5)
     """
-    # a root in floating point may be off by one
+    # a floating-point root may be off by one
     children = max(1, round(leaves ** (1 / levels)))
     while children**levels < leaves:
         children += 1
@@ -21,14 +21,14 @@ def branching(leaves: int, levels: int) -> int:
 
 
 def share_leaves(leaves: int, sizes: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Shares leaves among branches in proportion to their sizes: one for each, and to none more than its size.
+    """Distributes leaves over branches in proportion to their sizes: at least one each, and at most its size.
 
     Args:
-        leaves: How many there are, at least one for each branch.
-        sizes: How many different vectors each branch has, ``[branches]``, all positive.
+        leaves: Number of leaves, at least one per branch.
+        sizes: Number of distinct vectors of each branch, ``[branches]``, all positive.
 
     Returns:
-        Leaves of each branch, ``[branches]``, with the sum of ``leaves``, or of ``sizes`` where that is less.
+        Number of leaves of each branch, ``[branches]``; their sum is ``leaves``, or that of ``sizes`` if it is less.
 
     Example:
         >>> share_leaves(10, np.array([1, 2, 17])).tolist()
@@ -40,7 +40,7 @@ def share_leaves(leaves: int, sizes: NDArray[np.integer]) -> NDArray[np.int64]:
         return np.ones(len(sizes), dtype=np.int64)
     quota = extra * (spare / spare.sum())
     shares = np.minimum(np.floor(quota).astype(np.int64), spare)
-    # what is left goes to the largest remainders, one each
+    # the remaining leaves go to the largest remainders, one each
     left = extra - int(shares.sum())
     order = np.argsort(np.where(shares < spare, shares - quota, np.inf), kind="stable")
     shares[order[:left]] += 1

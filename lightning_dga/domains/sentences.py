@@ -1,4 +1,4 @@
-"""Documents to vectors by a sentence encoder."""
+"""Embeds documents with a sentence encoder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class SentenceEmbedding:
-    """Unit vectors of a sentence-transformers model (Reimers and Gurevych, arXiv 1908.10084).
+    """Embeds documents as unit vectors with a sentence-transformers model (arXiv 1908.10084).
 
     Args:
         model: A folder that holds a model, or a name on the Hugging Face Hub. With ``HF_HUB_OFFLINE=1`` in the
-            environment, a name is looked for in the local cache only.
-        device: Where it runs, as ``"cpu"`` or ``"cuda"``; the best there is if not given.
-        batch_size: Documents that are encoded together.
+            environment, only the local cache is searched.
+        device: Device of the model, such as ``"cpu"`` or ``"cuda"``; the best available if not given.
+        batch_size: Number of documents per batch.
 
     Raises:
         ImportError: If sentence-transformers is not installed.
@@ -38,19 +38,19 @@ class SentenceEmbedding:
             reason = str(error).partition("\n")[0]
             raise DomainsError(
                 f"The sentence encoder {model!r} cannot be loaded ({reason}); give the folder of a model, or the name "
-                "of one that is on the Hub or, with HF_HUB_OFFLINE=1, in the local cache."
+                "of one on the Hub (with HF_HUB_OFFLINE=1, in the local cache)."
             ) from error
-        # asked in this way in every version of the library
+        # this works in every version of the library
         self._dimensions = self._encoder.encode(["a"], show_progress_bar=False).shape[1]
         self._model = model
         self._batch_size = batch_size
 
     def fit(self, documents: Iterable[str]) -> "SentenceEmbedding":
-        """Nothing to learn."""
+        """Does nothing, because the model is already trained."""
         return self
 
     def __call__(self, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors ``[documents, dimensions]``. A document is cut at the longest input of the model."""
+        """Unit vectors ``[documents, dimensions]``. Documents are truncated to the maximum input length."""
         if not documents:
             return np.empty((0, self.dimensions), dtype=np.float32)
         return self._encoder.encode(
@@ -59,14 +59,14 @@ class SentenceEmbedding:
 
     @property
     def dimensions(self) -> int:
-        """Length of a vector."""
+        """Number of dimensions, d."""
         return self._dimensions
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What :meth:`from_state` needs: the model's name, not its weights."""
+        """The name of the model, without its weights."""
         return {"model": np.array(self._model), "batch_size": np.array(self._batch_size)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> "SentenceEmbedding":
-        """The embedding that a :meth:`state` is of."""
+        """Restores an embedding from its :meth:`state`."""
         return cls(str(state["model"]), batch_size=int(state["batch_size"]))

@@ -1,4 +1,4 @@
-"""Documents to vectors by their words."""
+"""Embeds documents by their words."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from lightning_dga.domains.words import words
 class TfidfEmbedding:
     """TF-IDF of words, reduced by a truncated SVD to unit vectors: latent semantic indexing (Deerwester et al., 1990).
 
-    Words are as :func:`~lightning_dga.domains.words.words` has them, in languages without spaces too.
+    Words are those of :func:`~lightning_dga.domains.words.words`, which also splits languages without spaces.
 
     Args:
-        dimensions: Length of a vector; fewer where the documents do not span as many.
-        max_features: Most words, the most frequent ones.
-        seed: Of the randomised SVD.
+        dimensions: Maximum number of dimensions; smaller if the documents span fewer.
+        max_features: Maximum vocabulary size; the most frequent words are kept.
+        seed: Seed of the randomised SVD.
 
     Raises:
         ImportError: If scikit-learn is not installed.
@@ -32,7 +32,7 @@ class TfidfEmbedding:
         self._project: NDArray[np.float32] | None = None
 
     def fit(self, documents: Iterable[str]) -> "TfidfEmbedding":
-        """Learns the words and the directions from documents.
+        """Learns the vocabulary and the projection from documents.
 
         Raises:
             DomainsError: If no document has a word.
@@ -45,8 +45,8 @@ class TfidfEmbedding:
             if "empty vocabulary" not in str(error):
                 raise
             raise DomainsError(
-                "No document has a word to compare it by: a word is two letters or digits, or one character of a "
-                "script that has no spaces."
+                "No document has a word to embed it by: a word is two or more letters or digits, or one character of a "
+                "script without spaces. Add text, or embed with a sentence encoder: `dga-domains embed --model`."
             ) from error
         dimensions = min(self._dimensions, *counts.shape)
         with one_thread():
@@ -54,7 +54,7 @@ class TfidfEmbedding:
         return self
 
     def __call__(self, documents: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors ``[documents, dimensions]``; zero for a document with no word that is known.
+        """Unit vectors ``[documents, dimensions]``; zero for a document without a known word.
 
         Raises:
             RuntimeError: Before :meth:`fit`.
@@ -67,11 +67,11 @@ class TfidfEmbedding:
 
     @property
     def dimensions(self) -> int:
-        """Length of a vector."""
+        """Number of dimensions, d."""
         return self._dimensions if self._project is None else self._project.shape[1]
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """What :meth:`from_state` needs to embed further documents alike."""
+        """The arrays from which :meth:`from_state` restores the embedding."""
         if self._project is None:
             raise RuntimeError("Call `fit(documents)` first.")
         return {
@@ -82,7 +82,7 @@ class TfidfEmbedding:
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> "TfidfEmbedding":
-        """The embedding that a :meth:`state` is of."""
+        """Restores an embedding from its :meth:`state`."""
         embedding = cls(dimensions=state["project"].shape[1])
         embedding._words = _vectorizer(vocabulary=state["words"].tolist())
         embedding._words.idf_ = state["idf"]

@@ -1,4 +1,4 @@
-"""A tree of clusters: its leaves are the domains."""
+"""A tree of clusters, whose leaves are the domains."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +12,12 @@ from lightning_dga.domains.kmeans import Vectors, nearest
 
 
 class ClusterTree:
-    """Clusters of clusters. The children of a node are neighbours, so that a leaf's siblings have the next numbers.
+    """A hierarchy of clusters. The children of a node are numbered consecutively, so siblings have adjacent numbers.
 
     Args:
-        centroids: Of the nodes of each level, from the top, ``[nodes, d]``.
-        first: First child of each node of the level above (at the top, of the root), and after them the number of
-            nodes: ``[nodes above + 1]`` for each level.
+        centroids: Centroids of the nodes of each level, from the top, ``[nodes, d]``.
+        first: For each level, the index of the first child of each node of the level above (for the top level, of the
+            root), followed by the number of nodes: ``[nodes above + 1]``.
     """
 
     def __init__(self, centroids: list[Vectors], first: list[NDArray[np.int64]]) -> None:
@@ -34,7 +34,7 @@ class ClusterTree:
         return self.centroids[-1]
 
     def assign(self, vectors: Vectors) -> NDArray[np.int64]:
-        """The leaf of each vector, ``[n]``: from the top down, always to the nearest child."""
+        """The leaf of each vector, ``[n]``, found from the top down by the nearest child on each level."""
         nodes = np.zeros(len(vectors), dtype=np.int64)
         for level in range(len(self.centroids)):
             nodes = self.descend(level, vectors, nodes)
@@ -50,21 +50,21 @@ class ClusterTree:
         return children
 
     def save(self, file: Path) -> None:
-        """Keeps the tree in a file."""
+        """Writes the tree to a file."""
         arrays: dict[str, NDArray] = {f"centroids{level}": array for level, array in enumerate(self.centroids)}
         arrays |= {f"first{level}": array for level, array in enumerate(self.first)}
         write_arrays(file, **arrays)
 
     @classmethod
     def load(cls, file: Path) -> "ClusterTree":
-        """The tree of a file that :meth:`save` wrote."""
+        """Reads a tree from a file of :meth:`save`."""
         arrays = read_arrays(file)
         levels = range(len(arrays) // 2)
         return cls([arrays[f"centroids{i}"] for i in levels], [arrays[f"first{i}"] for i in levels])
 
 
 def members(labels: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each label that occurs, in increasing order, and the indices at which it does, increasing too."""
+    """Each label that occurs, in increasing order, with the increasing indices at which it occurs."""
     order = np.argsort(labels, kind="stable")
     found, starts = np.unique(labels[order], return_index=True)
     for label, start, stop in zip(found.tolist(), starts, [*starts[1:], len(order)], strict=True):

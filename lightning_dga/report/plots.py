@@ -1,4 +1,4 @@
-"""SVG charts of a run over its steps. They need matplotlib, in the extra ``report``."""
+"""SVG charts of a run over its steps; they need matplotlib, of the extra ``report``."""
 
 import io
 import math
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-# up to here the weights are areas that add up to 1; beyond, lines for the largest
+# up to this many domains, weights are stacked areas; beyond, lines for the largest ones
 MOST_AREAS = 20
 MOST_LINES = 12
 SMOOTHING = 0.8
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; without the yellow, too faint on white
 _COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
-# what tells apart the domains of one colour
+# these distinguish domains of the same colour
 _DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (1, 1))]
 _HATCHES = ["", "////", "...."]
 _OTHERS = "#888888"
 _GRID = "#dddddd"
 
 _WIDTH, _HEIGHT = 9.0, 3.6  # inches
-# a chart is some 600 pixels wide: more points only make the page longer
+# a chart is about 600 pixels wide: more points would only make the page larger
 _MOST_POINTS = 300
 _LONGEST_NAME = 32
 
@@ -42,7 +42,7 @@ def weights_over_steps(table: WeightsTable, last_step: int) -> str:
 
     Args:
         table: A history with at least one row.
-        last_step: Where the last weights end; at least the last step of the table.
+        last_step: Step up to which the last weights are drawn; at least the last step of the table.
 
     Returns:
         An ``<svg>`` element.
@@ -54,7 +54,7 @@ def weights_over_steps(table: WeightsTable, last_step: int) -> str:
     rows = _spread(len(table.steps))
     steps = [table.steps[row] for row in rows]
     weights = np.array([table.weights[row] for row in rows], dtype=np.float64)
-    # weights hold until the next row, and the last ones until the end
+    # weights apply until the next row, and the last ones until the end
     steps, weights = [*steps, max(last_step, steps[-1], steps[0] + 1)], np.vstack([weights, weights[-1:]])
     shown = shown_domains(table)
     names = [table.domains[i] for i in shown]
@@ -64,19 +64,19 @@ def weights_over_steps(table: WeightsTable, last_step: int) -> str:
             weights.T,
             step="post",
             colors=[_colour(i) for i in range(len(shown))],
-            edgecolor="white",  # neighbours stay apart in grey too
+            edgecolor="white",  # neighbours can be told apart without colour
             linewidth=0.6,
         )
         for i, area in enumerate(areas):
             area.set_hatch(_cycled(_HATCHES, i))
         axes.set_ylim(0, 1)
-        # read from top to bottom, as the areas lie
+        # from top to bottom, as the areas are stacked
         _legend(figure, areas[::-1], names[::-1])
     else:
         lines = [axes.step(steps, weights[:, i], where="post", **_line(n))[0] for n, i in enumerate(shown)]
         rest = weights.sum(1) - weights[:, shown].sum(1)
         lines += axes.step(steps, rest, where="post", color=_OTHERS, linewidth=2.5)
-        # the others together and one domain of thousands differ by orders of magnitude
+        # the sum of the others and one domain of thousands differ by orders of magnitude
         axes.set_yscale("log", subs=[2, 5])
         for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
             set_formatter("{x:g}")
@@ -87,9 +87,9 @@ def weights_over_steps(table: WeightsTable, last_step: int) -> str:
 
 
 def alignments_over_steps(table: WeightsTable) -> str:
-    """The alignments: what was measured, faint, and its exponential moving average, bold.
+    """The alignments: the measurements as faint lines, and their exponential moving averages as bold ones.
 
-    Up to 20 domains; beyond, the 12 of the largest weights.
+    Shows up to 20 domains, or the 12 with the largest weights if there are more.
 
     Args:
         table: A history with at least one measurement.
@@ -108,24 +108,24 @@ def alignments_over_steps(table: WeightsTable) -> str:
     steps, values = np.array(table.steps)[measured], values[measured]
     smooth = moving_average(values)
     rows = _spread(len(steps))
-    marker = "o" if len(rows) == 1 else ""  # one point makes no line
-    faint = 0.35 if len(shown) <= len(_COLOURS) else 0.15  # many add up to a carpet
+    marker = "o" if len(rows) == 1 else ""  # a single point does not make a line
+    faint = 0.35 if len(shown) <= len(_COLOURS) else 0.15  # fainter, because many lines overlap
     axes.axhline(0, color="#333333", linewidth=1)
     lines = []
     for n in range(len(shown)):
         axes.plot(steps[rows], values[rows, n], color=_colour(n), linewidth=0.8, alpha=faint)
         lines += axes.plot(steps[rows], smooth[rows, n], marker=marker, **_line(n))
-    axes.set_xlim(left=table.steps[0])  # as the chart of the weights begins
+    axes.set_xlim(left=table.steps[0])  # where the chart of the weights starts
     _legend(figure, lines, [table.domains[i] for i in shown])
     return _svg(figure, "Alignment of each domain with the target over optimizer steps")
 
 
 def validation_over_steps(histories: Mapping[str, Sequence[tuple[int, float]]], unit: str) -> str:
-    """The validation loss on the target, of one or several runs.
+    """The validation loss on the target, for one or several runs.
 
     Args:
         histories: Steps and losses of each run, by its name.
-        unit: What the runs count their data in; the loss of tokens is in nats per token.
+        unit: Unit in which the runs count their data; for tokens, the loss is in nats per token.
 
     Returns:
         An ``<svg>`` element.
@@ -147,7 +147,7 @@ def validation_over_steps(histories: Mapping[str, Sequence[tuple[int, float]]], 
 
 
 def shown_domains(table: WeightsTable) -> list[int]:
-    """The domains that get a line: all up to 20, else the 12 of the largest mean weight."""
+    """The domains that get a line: all if there are up to 20, else the 12 with the largest mean weight."""
     k = len(table.domains)
     if k <= MOST_AREAS:
         return list(range(k))
@@ -156,7 +156,7 @@ def shown_domains(table: WeightsTable) -> list[int]:
 
 
 def moving_average(values: Array) -> Array:
-    """Exponential moving averages along the first axis, not drawn towards 0 at the start; NaN is passed over.
+    """Exponential moving averages along the first axis, with bias correction; NaN is skipped.
 
     Args:
         values: ``[rows, k]``.
@@ -175,7 +175,7 @@ def moving_average(values: Array) -> Array:
 
 
 def _chart(x: str, y: str) -> "tuple[Figure, Axes]":
-    # the object API: pyplot would choose a backend and keep every figure, for the whole process
+    # the object API, because pyplot would choose a backend and keep every figure for the whole process
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
@@ -193,7 +193,7 @@ def _chart(x: str, y: str) -> "tuple[Figure, Axes]":
 
 
 def _legend(figure: "Figure", handles: Sequence[Any], names: Sequence[str]) -> None:
-    # put in afterwards: a legend reads "$" as mathematics and, before matplotlib 3.10, leaves out names like "_x"
+    # set afterwards: a legend parses "$" as mathematics and, before matplotlib 3.10, omits names like "_x"
     legend = figure.legend(
         handles, ["-"] * len(names), loc="outside right upper", frameon=False, fontsize=8, handlelength=2.8
     )
@@ -206,21 +206,21 @@ def _svg(figure: "Figure", title: str) -> str:
     import matplotlib
 
     file = io.StringIO()
-    # text stays text, to be read aloud and searched; a fixed salt gives the same file each time
+    # text stays text, for screen readers and search; a fixed salt makes the file reproducible
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(file, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
     svg = file.getvalue()
     width, height = (math.ceil(inches * 72) for inches in (_WIDTH, _HEIGHT))
-    # without the XML prolog, which has no place inside a page, and as wide as the page
+    # without the XML prolog, which is not allowed inside a page, and as wide as the page
     head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"'
     head += ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
     svg = re.sub(r"<svg\b[^>]*>", head, svg[svg.index("<svg") :], count=1)
-    # six decimals of a point are half of the page, and no screen shows them
+    # two decimals are enough on any screen, and halve the size of the page
     return re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
 
 
 def _spread(count: int) -> list[int]:
-    """Rows to draw: all, or that many with the first and the last."""
+    """Rows to draw: all, or evenly spaced ones with the first and the last."""
     if count <= _MOST_POINTS:
         return list(range(count))
     return [round(i) for i in np.linspace(0, count - 1, _MOST_POINTS)]
@@ -235,5 +235,5 @@ def _colour(n: int) -> str:
 
 
 def _cycled(styles: list[Any], n: int) -> Any:
-    """The style of the n-th line or area: the next one each time that the colours begin again."""
+    """The style of the n-th line or area; it changes each time that the colours repeat."""
     return styles[n // len(_COLOURS) % len(styles)]

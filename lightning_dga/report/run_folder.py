@@ -24,15 +24,15 @@ class RunFolderError(ValueError):
 
 @dataclass(frozen=True)
 class WeightsTable:
-    """The history of a mixture, as ``weights.csv`` holds it.
+    """The history of a mixture, as stored in ``weights.csv``.
 
     Attributes:
         domains: The k domain names.
-        steps: Optimizer steps done at each row.
+        steps: Number of optimizer steps done at each row.
         versions: Weights version from that row on.
-        weights: Weights from that row on, one list of k numbers a row.
-        alignments: What they were derived from, likewise; empty strings in the file are NaN here.
-        left_out: Rows that were not whole, as a full disk or a kill leaves them.
+        weights: Weights from that row on, k numbers per row.
+        alignments: Alignments from which they were derived, k numbers per row; empty cells are NaN.
+        left_out: Number of damaged rows, as left by a full disk or a kill.
     """
 
     domains: list[str]
@@ -49,10 +49,10 @@ def weights_header(domains: tuple[str, ...]) -> list[str]:
 
 
 def read_weights(folder: Path) -> WeightsTable:
-    """Reads ``weights.csv``, without the rows that are not whole.
+    """Reads ``weights.csv``, without damaged rows.
 
     Raises:
-        RunFolderError: If the folder has none, or what it has is something else.
+        RunFolderError: If the folder has no such file, or the file is not a history of weights.
     """
     path = folder / WEIGHTS
     if not path.is_file():
@@ -63,7 +63,7 @@ def read_weights(folder: Path) -> WeightsTable:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
     domains = [name.removeprefix("weight/") for name in header if name.startswith("weight/")]
     if header != weights_header(tuple(domains)):
-        raise RunFolderError(f"{path} cannot be read: its first line has not the columns of a history of weights.")
+        raise RunFolderError(f"{path} cannot be read: its header is not that of a history of weights.")
     k = len(domains)
     return WeightsTable(
         domains=domains,
@@ -76,16 +76,16 @@ def read_weights(folder: Path) -> WeightsTable:
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]], int]:
-    """A table of numbers in CSV, as far as it is whole.
+    """Reads a CSV table of numbers, without damaged rows.
 
     Args:
-        path: A file whose first line names the columns. Those whose name begins with ``alignment/`` may have no number;
-            in ``step`` and ``version`` it is a whole one.
+        path: A file whose first line names the columns. Cells of columns ``alignment/…`` may be empty; those of
+            ``step`` and ``version`` are integers.
 
     Returns:
-        The first line, the rows that have as many numbers as it has names, and how many others there are.
+        The column names, the complete rows, and the number of other rows.
     """
-    # a kill or a full disk may cut a character, a number or a line
+    # a kill or a full disk may truncate a character, a number or a line
     text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "\ufffd")
     lines = list(io.StringIO(text, newline=""))
     torn = bool(lines) and not lines[-1].endswith("\n")
@@ -97,7 +97,7 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]], int]:
 
 
 def _cells(line: str) -> list[str]:
-    # each line by itself: numbers need no quotes, and a stray one would swallow the lines behind it
+    # line by line: numbers need no quotes, and a stray one would swallow the lines after it
     try:
         return next(csv.reader([line]))
     except csv.Error:
@@ -115,7 +115,7 @@ def _is_number(column: str, value: str) -> bool:
 
 
 def read_validations(folder: Path) -> list[tuple[int, float]]:
-    """Steps and losses of the validations that ``validations.csv`` holds so far; none where there is no such file."""
+    """Steps and losses of the validations in ``validations.csv``; empty if there is no such file."""
     path = folder / VALIDATIONS
     rows = read_rows(path)[1] if path.is_file() else []
     return [(int(row[0]), float(row[1])) for row in rows]
@@ -125,7 +125,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     """Reads ``metrics.json``.
 
     Raises:
-        RunFolderError: If the folder has none, as while the run is not finished, or it cannot be read.
+        RunFolderError: If the folder has no such file, as in an unfinished run, or it cannot be read.
     """
     path = folder / METRICS
     if not path.is_file():
@@ -135,20 +135,20 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:  # not JSON, or not text at all
         raise RunFolderError(f"{path} cannot be read: {error}") from error
     if missing := _NEEDED.difference(metrics if isinstance(metrics, dict) else ()):
-        raise RunFolderError(f"{path} is not a file of dga-train: it has no {', '.join(sorted(missing))}.")
+        raise RunFolderError(f"{path} is not a {METRICS} of this package: it has no {', '.join(sorted(missing))}.")
     return metrics
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
-    """The run folders among some paths, and directly below them.
+    """Finds the run folders among some paths and directly below them.
 
     Raises:
-        RunFolderError: If a path holds none.
+        RunFolderError: If a path contains none.
     """
     runs: list[Path] = []
     for path in paths:
         found = [path] if (path / WEIGHTS).is_file() else sorted(p.parent for p in path.glob(f"*/{WEIGHTS}"))
         if not found:
-            raise RunFolderError(f"{path} is not a run folder and holds none (no {WEIGHTS}).")
+            raise RunFolderError(f"{path} is not a run folder and contains none (no {WEIGHTS}).")
         runs += found
     return runs

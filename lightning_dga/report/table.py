@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_dga.report.run_folder import METRICS, RunFolderError, read_metrics
 
-# a crawl may be cut into 262,144 domains: more rows than this are not read by anyone
+# there may be up to 262,144 domains; nobody reads more rows than this
 MOST_DOMAINS = 30
 
 
@@ -17,9 +17,9 @@ class Row:
     """One line of a comparison.
 
     Attributes:
-        label: What the cells hold.
-        cells: One a run.
-        part: Whether it is a part of the line above that is no part.
+        label: Name of the row.
+        cells: One cell per run.
+        part: Whether the row is a part of the last row before it that is not a part.
     """
 
     label: str
@@ -33,7 +33,7 @@ class Comparison:
 
     Attributes:
         names: The heads of the columns.
-        rows: The lines.
+        rows: The rows.
     """
 
     names: list[str]
@@ -64,9 +64,9 @@ def comparison(runs: list[Path]) -> str:
 
 
 def compare(runs: list[Path]) -> Comparison:
-    """The table of :func:`comparison`, before it is written out.
+    """The table of :func:`comparison`, before it is formatted.
 
-    Beyond :data:`MOST_DOMAINS` domains, those that most was drawn from have a line each, and the others one together.
+    With more than :data:`MOST_DOMAINS` domains, the most sampled ones have a row each, and the others share one.
     """
     metrics, reasons = zip(*(metrics_if_whole(run) for run in runs), strict=True)
     finished = [m for m in metrics if m is not None]
@@ -87,7 +87,7 @@ def compare(runs: list[Path]) -> Comparison:
 
 
 def run_names(runs: list[Path]) -> list[str]:
-    """What to call some runs: their folders' names, or as much of the paths as tells them apart."""
+    """Names for some runs: those of their folders, or as much of the paths as makes them unique."""
     paths = [run.resolve() for run in runs]
     if len({path.name for path in paths}) == len(set(paths)):
         return [path.name for path in paths]
@@ -98,16 +98,16 @@ def common_parent(runs: list[Path]) -> Path:
     """The folder that all the run folders are below.
 
     Raises:
-        RunFolderError: If there is none, as with two drives.
+        RunFolderError: If there is none, as on two drives.
     """
     try:
         return Path(os.path.commonpath([run.resolve().parent for run in runs]))
     except ValueError as error:
-        raise RunFolderError("The runs have no folder in common.") from error
+        raise RunFolderError("The runs have no parent folder in common; report them separately.") from error
 
 
 def metrics_if_whole(run: Path) -> tuple[dict[str, Any] | None, str]:
-    """What ``metrics.json`` holds, or None and why: the run has not written it yet, or it cannot be read."""
+    """The contents of ``metrics.json``; or None, and why: not written yet, or unreadable."""
     if not (run / METRICS).is_file():
         return None, "unfinished"
     try:
@@ -133,14 +133,14 @@ def _drawn(metrics: Sequence[dict[str, Any] | None], finished: list[dict[str, An
 
 
 def largest(sizes: dict[str, Any], most: int = MOST_DOMAINS) -> tuple[list[str], list[str]]:
-    """Parts domains into those that get a line of their own and the others.
+    """Splits domains into those that get a row of their own and the others.
 
     Args:
         sizes: The size of each domain.
-        most: How many get a line.
+        most: Maximum number of rows.
 
     Returns:
-        The ones to show, in their order if that is all of them, else the largest first; and the others.
+        The domains to show, in their order if that is all of them, else the largest first; and the others.
     """
     if len(sizes) <= most:
         return list(sizes), []
@@ -149,7 +149,7 @@ def largest(sizes: dict[str, Any], most: int = MOST_DOMAINS) -> tuple[list[str],
 
 
 def others_label(count: int) -> str:
-    """How the line of the domains without a line is called."""
+    """The label of the row that the other domains share."""
     return f"{count:,} other domain{'s' * (count != 1)}"
 
 

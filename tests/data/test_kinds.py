@@ -19,7 +19,7 @@ REFUSED = {
     "empty": ([], "is empty; remove it"),
     "no length": (
         type("Endless", (), {"__getitem__": lambda self, index: index})(),
-        "is a Endless that has `__getitem__` and no `__len__`; define it",
+        "is a Endless that has `__getitem__` but no `__len__`; define `__len__`",
     ),
 }
 

@@ -83,7 +83,7 @@ def test_under_a_trainer_and_a_callback(tmp_path, rule):
         ({"seed": 1}, "`seed` is 1, 0 in the checkpoint"),
         (
             {"batch_size": 6},
-            "batch over all processes has 6 samples, 4 in the checkpoint: the stream goes on at sample 20",
+            "batch over all ranks has 6 samples, 4 in the checkpoint: the stream continues at sample 20",
         ),
         ({"size": 40}, r"other numbers of samples than in the checkpoint \('a' 30 → 40"),
         ({"names": "abcd"}, "domain 'd' is new and begin"),

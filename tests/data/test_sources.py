@@ -70,7 +70,7 @@ def test_no_domain_at_all_is_an_error():
 
 
 def test_two_domains_of_one_name_are_an_error():
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="the same name"):
         DatasetPerDomain({1: Points(0, 3), "1": Points(1, 3)})
 
 

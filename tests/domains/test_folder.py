@@ -55,7 +55,7 @@ def test_other_settings_are_refused_and_overwritten_when_told(folder):
 
 def test_clusters_of_an_older_embedding_are_refused(folder):
     embed_corpus(sources()[0], TfidfEmbedding(6), folder, settings={"of": "others"}, overwrite=True)
-    with pytest.raises(DomainsError, match="embedded anew"):
+    with pytest.raises(DomainsError, match="embedded again"):
         load_clusters(folder)
 
 

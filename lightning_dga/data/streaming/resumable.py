@@ -59,7 +59,7 @@ class OwnState:
             file.seek(0)
             state = torch.load(file, weights_only=True)["state"]
         except Exception as error:  # a method of the user or of a library may raise anything
-            self._give_up(f"the state cannot be kept in a checkpoint ({type(error).__name__}: {_first_line(error)})")
+            self._give_up(f"the state cannot be saved in a checkpoint ({type(error).__name__}: {_first_line(error)})")
             return None
         taken = {"epoch": epoch, "read": read, "dataset": state}
         if not self._is_proven:
@@ -87,7 +87,7 @@ class OwnState:
             if found != expected and found == self._read_from(taken):
                 self._give_up("the state leads to other samples")
         except Exception as error:  # a library's method may raise anything
-            self._give_up(f"the state is not taken back ({type(error).__name__}: {_first_line(error)})")
+            self._give_up(f"the state cannot be loaded again ({type(error).__name__}: {_first_line(error)})")
         self._is_proven = True
         return taken if self.is_usable else None
 
@@ -102,8 +102,8 @@ class OwnState:
         self.is_usable = False
         warnings.warn(
             f"Domain {self._domain!r}, state_dict() of a {type(self._dataset).__name__}: {reason}. A resumed run will "
-            "read this stream again from its start. Such a state has to be complete, of plain Python numbers, strings, "
-            "containers and tensors.",
+            "read this stream again from its start. To resume it directly, return a complete state that consists of "
+            "numbers, strings, containers and tensors.",
             stacklevel=2,
         )
 

@@ -202,7 +202,7 @@ class ShardedStreams:
         if len(progress.counts) > max(self._sources.shards(domain), 1):
             raise ValueError(
                 f"The checkpoint read stream {self._sources.names[domain]!r} in {len(progress.counts)} shards, it has "
-                f"{self._sources.shards(domain)} now; give the data of the run that is resumed."
+                f"{self._sources.shards(domain)} now; give the data that the run was started with."
             )
         return progress
 
@@ -322,7 +322,7 @@ def _key(name: str) -> _Key:
 
 def _split_by_rank(domain: str) -> DataError:
     return DataError(
-        f"Domain {domain!r}: the processes read different samples at the same place of this stream, as if it were "
-        "split by rank or shuffled by rank already. Give each process the whole stream, in the same order: "
-        "MixtureDataModule shares it among the processes itself, and what is split twice is never read in full."
+        f"Domain {domain!r}: ranks read different samples at the same position of this stream, as if it were already "
+        "split or shuffled by rank. Give every rank the whole stream, in the same order: MixtureDataModule shards it "
+        "over the ranks itself, and what is split twice is never read in full."
     )

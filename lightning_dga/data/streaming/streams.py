@@ -155,8 +155,8 @@ class StreamReader:
             self._pass = self._start(state)
         except Exception as error:
             raise DataError(
-                f"Domain {self._domain!r}: the stream does not take the state of the checkpoint "
-                f"({type(error).__name__}: {error}). Give the data of the run that is resumed."
+                f"Domain {self._domain!r}: the stream does not accept the state in the checkpoint "
+                f"({type(error).__name__}: {error}). Give the data that the run was started with."
             ) from error
 
     def _start(self, state: Any = None) -> Iterator[Any]:
@@ -174,7 +174,7 @@ def _own_copy(dataset: Any, domain: str) -> Any:
     if keeps_its_place and not isinstance(dataset, IterableDataset):
         raise DataError(
             f"Domain {domain!r} is an iterator, which can be read only once; "
-            "wrap it in an IterableDataset whose `__iter__` starts anew."
+            "wrap it in an IterableDataset whose `__iter__` returns a new iterator."
         )
     # a data set with a `state_dict` keeps its position in itself, also if the method needs arguments
     if not keeps_its_place and not hasattr(dataset, "state_dict"):
@@ -186,11 +186,11 @@ def _own_copy(dataset: Any, domain: str) -> Any:
             return dataset
         raise DataError(
             f"Domain {domain!r}: the {type(dataset).__name__} cannot be copied ({type(error).__name__}: {error}), and "
-            "it keeps its place in itself, so that training and alignments would read it in turns. Make what cannot be "
-            "copied in `__iter__`, or wrap it in an IterableDataset whose `__iter__` makes a new one."
+            "it holds its own position, so that training and alignments would each advance the other's. Create what "
+            "cannot be copied in `__iter__`, or wrap it in an IterableDataset whose `__iter__` creates a new one."
         ) from error
 
 
 def no_samples(domain: str) -> DataError:
     """The error for a domain of which a whole pass yields no sample."""
-    return DataError(f"Domain {domain!r} is an iterable that gives no samples; remove it or give it data.")
+    return DataError(f"Domain {domain!r} is an iterable that gives no samples; remove it, or give it data.")

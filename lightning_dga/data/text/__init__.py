@@ -1,4 +1,4 @@
-"""Text: documents from files, corpora of domains and a target, tokenised and packed to sequences of one length."""
+"""Text: reads documents from files, groups them by domain and target, and packs their tokens to windows."""
 
 from lightning_dga.data.text.builders.bin_builder import build_bins
 from lightning_dga.data.text.builders.clustered import clustered_text_mixture, pack_by_label

@@ -1,4 +1,4 @@
-"""Documents by domain, and the split of a target's documents into what is aligned to and what is evaluated on."""
+"""The documents of each domain, and the split of a target's documents into target set, validation and test."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """The plain documents of a text mixture.
+    """The documents of a text mixture, as plain text.
 
     Attributes:
         domains: Training documents by domain name.
         target: Documents of the target set.
-        val: Held-out documents of the target's kind, to validate on; may be empty.
-        test: More of them, to test on; may be empty.
+        val: Held-out documents of the target for validation; may be empty.
+        test: Held-out documents of the target for the test; may be empty.
         name: Name of the corpus in log messages.
     """
 
@@ -31,17 +31,18 @@ class TextCorpus:
 def split_target(documents: Sequence[T], block: int = 10) -> tuple[list[T], list[T], list[T]]:
     """Splits a target's documents into target set, validation and test, in interleaved blocks.
 
-    Documents are often consecutive pieces of one text. Whole blocks of neighbours go to one part, so that only the few
-    at a block's edge have a neighbour in another part, while every region of the data is in all three. Of each six
-    blocks, the second, fourth and sixth are test, the first and fifth target, the third validation: a half, a third, a
-    sixth.
+    Documents are often consecutive pieces of one text. A whole block of neighbours goes to one part, so that only
+    documents at the edge of a block have a neighbour in another part, while all three parts cover the whole data. Of
+    every six blocks, the first and fifth go to the target set (one third), the third to validation (one sixth), and
+    the second, fourth and sixth to the test (one half).
 
     Args:
         documents: At least 3 documents, as text or as token ids, in their natural order.
-        block: Consecutive documents per block. With fewer than ``3 * block`` documents, a third of their number.
+        block: Consecutive documents per block; reduced to a third of the documents if there are fewer than
+            ``3 * block``.
 
     Returns:
-        The documents of the target set, of validation and of test; none is empty.
+        The documents of the target set, of validation and of the test; none of the three is empty.
 
     Raises:
         DataError: If there are fewer than 3 documents.

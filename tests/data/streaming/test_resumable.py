@@ -110,7 +110,7 @@ def test_a_state_that_no_checkpoint_can_hold_is_told_once_with_the_domain(monkey
     with pytest.warns(UserWarning, match=f"'wiki', .* of a {make.__name__}: .*{reason}") as told:
         for _ in range(9):
             next(batches)
-    assert len([one for one in told if "cannot be kept in a checkpoint" in str(one.message)]) == 1
+    assert len([one for one in told if "cannot be saved in a checkpoint" in str(one.message)]) == 1
     assert data.state_dict()["streams"]["readers"] == {}
 
 
@@ -159,7 +159,7 @@ def test_a_stream_that_does_not_take_its_state_names_the_domain(monkeypatch):
     for _ in range(9):
         next(batches)
     second.load_state_dict(first.state_dict())
-    with pytest.raises(DataError, match="'wiki': the stream does not take the state of the checkpoint"):
+    with pytest.raises(DataError, match="'wiki': the stream does not accept the state in the checkpoint"):
         next(iter(second.train_dataloader()))
 
 

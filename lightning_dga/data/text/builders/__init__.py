@@ -1,1 +1,1 @@
-"""Folders, files and installed text to corpora and mixtures."""
+"""Builds corpora and mixtures from folders, files, and text that ships with Python."""

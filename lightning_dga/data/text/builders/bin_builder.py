@@ -70,20 +70,22 @@ def build_bins(
 
     Args:
         root: A folder of domains and targets, as :func:`~lightning_dga.data.text.folder_corpus` reads it.
-        output: The folder to write to. If it holds part of the same work, that is not done again; files are the same
-            while their names, sizes and times are.
-        vocab_size: Most token ids of the tokenizer that is trained.
-        tokenizer: One to use in its place, as of :class:`~lightning_dga.data.text.DocumentEncoder`, such as the path of
-            a ``tokenizer.json``; it is copied to ``output``, without truncation and padding.
-        end_of_text: The separator of a tokenizer that is given, a token or its id; by default the one that it has.
-        training_documents: The first documents of each domain to train the tokenizer on; all if not given. Targets are
-            never trained on.
+        output: The folder to write to. If it holds finished parts of the same work, they are kept. Input files count as
+            unchanged if their names, sizes and modification times are.
+        vocab_size: Maximum vocabulary size of the tokenizer that is trained.
+        tokenizer: A tokenizer to use instead of training one, such as the path of a ``tokenizer.json``; see
+            :class:`~lightning_dga.data.text.DocumentEncoder`. It is copied to ``output``, without truncation and
+            padding.
+        end_of_text: The separator of the given tokenizer, a token or its id; by default the one that it has.
+        training_documents: How many documents of each domain the tokenizer is trained on, from the first; all if not
+            given. It is never trained on targets.
         field: The key or column that holds the text.
-        workers: Processes that tokenise.
-        progress: Whether to show a bar.
+        workers: Number of processes.
+        progress: Whether to show a progress bar.
 
     Raises:
-        DataError: If input cannot be used; names domain, file and line. Or if ``output`` holds other work.
+        DataError: If an input cannot be used (the message names domain, file and line), or ``output`` holds the result
+            of other files or settings.
         FileNotFoundError: If there is no such folder or tokenizer.
         ImportError: If a library is not installed.
         ValueError: If a number is out of range.
@@ -93,7 +95,7 @@ def build_bins(
     output = Path(output)
     streams = {name: DocumentStream(path, field) for name, path in corpus_entries(Path(root)).items()}
     if not streams:
-        raise DataError(f"{root}: no domain; add files <domain>.jsonl, .parquet or folders of them.")
+        raise DataError(f"{root}: no domain; add files <domain>.jsonl or <domain>.parquet, or folders of such files.")
     given = DocumentEncoder(tokenizer, end_of_text) if tokenizer is not None else None
     _claim(output, _settings(streams, vocab_size, given, training_documents, field))
     encoder = _make_tokenizer(output, streams, vocab_size, given, training_documents)
@@ -141,11 +143,11 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
         if difference := _difference(_read_settings(file), settings):
             raise DataError(
                 f"{output} holds token ids of other files, or made with other settings ({file}): {difference}. Remove "
-                "it, or choose another folder."
+                "the folder, or choose another."
             )
         return
     if output.is_dir() and any(output.iterdir()):
-        raise DataError(f"{output} holds other files; choose a new or an empty folder.")
+        raise DataError(f"{output} holds other files; choose a new or empty folder.")
     output.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)
 
@@ -221,8 +223,8 @@ def _finished(parts: Sequence[_Part], workers: int) -> Iterator[_Part]:
                 yield future.result()
         except BrokenProcessPool as error:
             raise DataError(
-                "A process that tokenised died, perhaps for want of memory. Use fewer `workers`, and run the same "
-                "command again: what is finished is kept."
+                "A process that tokenizes died, possibly because memory ran out. Run the same command again with fewer "
+                "`workers`: finished parts are kept."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -247,7 +249,7 @@ def _join(domain: str, parts: Sequence[_Part], output: Path, dtype: type, end_of
     file = output / f"{domain}{BIN}"
     size = sum(part.output.stat().st_size for part in parts)
     if not size:
-        raise DataError(f"Domain {domain!r} has no document; remove it or give it some.")
+        raise DataError(f"Domain {domain!r} has no document; remove it, or add documents.")
     # in the folder of the parts, so that leftovers of a killed run are removed together with them
     whole = output / _PARTS / file.name
     with atomic_write(whole) as joined:

@@ -1,4 +1,4 @@
-"""Clusters of a corpus's documents as the domains of a mixture, up to as many as there are documents."""
+"""Mixtures whose domains are clusters of the documents of a corpus."""
 
 import json
 import logging
@@ -40,18 +40,18 @@ def clustered_text_mixture(
     """Tokenises a corpus, packs each cluster's documents, and mixes the clusters, named by their label.
 
     Args:
-        corpus: The documents; which of its domains one comes from does not matter.
-        labels: Cluster of each document, in the order of the domains and of the documents in each.
+        corpus: The documents. The domains that they come from are ignored.
+        labels: Cluster of each document, domain by domain, in the order of the documents within each.
         batch_size: Windows per batch and rank.
         vocab_size: Maximum vocabulary size, at least 257.
         context_length: Tokens that each window predicts; a sample is a LongTensor ``[context_length + 1]``.
         tokens_per_domain: Maximum tokens to train on per cluster, but at least one window; all if not given.
-        cache_dir: Keeps the token ids for the next run (:func:`tokenize_corpus`).
-        seed: Selects the order in which documents are joined, and the sequence of training samples.
+        cache_dir: Folder that caches the token ids for later runs (:func:`tokenize_corpus`).
+        seed: Seed of the order in which documents are joined, and of the sequence of training samples.
         **mixture_arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.
 
     Returns:
-        The data module, as of :func:`text_mixture`.
+        The data module; see :func:`text_mixture`.
 
     Raises:
         DataError: If there is not one label for each document.
@@ -60,7 +60,7 @@ def clustered_text_mixture(
     if len(labels) != documents:
         raise DataError(
             f"There are {len(labels)} labels, and corpus {corpus.name!r} has {documents} documents; "
-            "give the labels that `dga-domains` made of this very corpus."
+            "give the labels that `dga-domains cluster` wrote for this corpus."
         )
     tokenized = tokenize_corpus(corpus, vocab_size, cache_dir)
     windows, window_labels = pack_by_label(
@@ -84,17 +84,17 @@ def pack_by_label(
     seed: int = 0,
     most: int | None = None,
 ) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """Joins the documents of each cluster in a random order, and cuts them to windows, as :func:`pack` does.
+    """Joins the documents of each cluster in a random order, and cuts the result into windows, as :func:`pack` does.
 
-    Every cluster has at least one window: the documents of a cluster that is too short are repeated to fill one.
+    Every cluster gets at least one window: if its documents are too short, they are repeated to fill one.
 
     Args:
         documents: Token ids of each document.
         labels: Cluster of each document, ``[documents]``.
         context_length: Tokens that a window predicts.
         end_of_text: Id of the separator.
-        seed: Of the order.
-        most: Most tokens to keep of each cluster, but always one window; all if not given.
+        seed: Seed of the order.
+        most: Maximum number of tokens per cluster, but at least one window; all if not given.
 
     Returns:
         The windows ``[n, context_length + 1]``, and the cluster of each, ``[n]``.
@@ -134,10 +134,10 @@ def pack_by_label(
 
 
 def check_labels(file: str | Path, corpus: TextCorpus) -> None:
-    """Checks that labels belong to a corpus, by the ``cluster.json`` that ``dga-domains`` wrote beside them.
+    """Checks that labels belong to a corpus, by the digests in the ``cluster.json`` beside them.
 
     Raises:
-        DataError: If documents were changed, added, removed or reordered since, also where there are as many.
+        DataError: If documents were changed, added, removed or reordered since, even if their number is the same.
     """
     try:
         made_of = json.loads(Path(file).with_name("cluster.json").read_text(encoding="utf-8"))["sha256"]
@@ -151,7 +151,7 @@ def check_labels(file: str | Path, corpus: TextCorpus) -> None:
         changed = [name for name in {**made_of, **now} if made_of.get(name) != now.get(name)]
         raise DataError(
             f"{file}: these labels are of other documents than corpus {corpus.name!r} has"
-            f"{' in ' + ', '.join(changed) if changed else ''}; make them anew: dga-domains embed --overwrite, then "
+            f"{' in ' + ', '.join(changed) if changed else ''}; make them again: dga-domains embed --overwrite, then "
             "dga-domains cluster --overwrite."
         )
 
@@ -164,11 +164,11 @@ def read_labels(file: str | Path) -> NDArray[np.integer]:
         DataError: If it does not hold one integer for each document.
     """
     if not Path(file).is_file():
-        raise FileNotFoundError(f"There is no file of labels {file}; `dga-domains cluster` makes one.")
+        raise FileNotFoundError(f"There is no file of labels {file}; `dga-domains cluster` writes one.")
     try:
         labels = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{file}: not a .npy file of labels ({error}).") from error
+        raise DataError(f"{file}: not a .npy file of labels ({error}). `dga-domains cluster` writes one.") from error
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{file}: {labels.dtype} of shape {labels.shape}, expected one integer for each document.")
     return labels

@@ -1,4 +1,4 @@
-"""A corpus on disk: a file or a folder of text for each domain, and one for each target."""
+"""A corpus on disk: one file or folder of text per domain and per target."""
 
 import logging
 from collections.abc import Iterator
@@ -26,16 +26,16 @@ def folder_corpus(
 
     An entry is a file ``<name>.jsonl`` with ``{"text": ...}`` on each line, another file of text that
     :class:`~lightning_dga.data.text.DocumentStream` reads (``.parquet``, ``.jsonl.gz``, …), or a folder ``<name>`` of
-    such files or of plain ``.txt``. Those called ``target_<name>`` are targets and never domains. Hidden files and
-    folders are passed over at every level (:func:`~lightning_dga.data.text.readers.listing.is_hidden`); a warning names
-    what else is there and not read.
+    such files or of plain ``.txt``. Entries named ``target_<name>`` are targets and never domains. Hidden files and
+    folders are skipped at every level (:func:`~lightning_dga.data.text.readers.listing.is_hidden`); a warning names
+    all other files that are not read.
 
     Args:
         root: The folder.
         target: The ``<name>`` of the target, whose documents :func:`split_target` splits.
-        target_documents: How many documents of the target set to keep, drawn at random; all if not given. A larger
-            number keeps more of the same. Validation and test stay whole.
-        target_seed: Seed of the draw.
+        target_documents: How many documents of the target set to keep, chosen at random; all if not given. A larger
+            number extends the choice of a smaller one. Validation and test are not reduced.
+        target_seed: Seed of the choice.
         at_least: Minimum number of domains; one is enough if clusters of documents are mixed.
 
     Returns:
@@ -43,8 +43,8 @@ def folder_corpus(
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        DataError: If there are fewer than ``at_least`` domains, two of one name, no such target, fewer documents of it
-            than ``target_documents``, or a file cannot be used.
+        DataError: If there are fewer than ``at_least`` domains, two domains have the same name, there is no such
+            target or it has fewer than ``target_documents`` documents, or a file cannot be used.
     """
     domains = folder_domains(root)
     aligned, val, test = _target_parts(Path(root), target, target_documents, target_seed)
@@ -60,7 +60,7 @@ class FolderDocuments:
     """The documents of one entry of a folder, read from disk each time they are iterated.
 
     Args:
-        path: A file or a folder of text, as :func:`folder_corpus` has them.
+        path: A file or a folder of text; see :func:`folder_corpus`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,13 +74,11 @@ class FolderDocuments:
 
 
 def folder_domains(root: str | Path) -> dict[str, FolderDocuments]:
-    """The domains of a folder, sorted by name: all entries but the targets (:func:`folder_corpus`).
-
-    Nothing is read yet.
+    """The domains of a folder (:func:`folder_corpus`), sorted by name; documents are read only when iterated.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        DataError: If two entries have one name.
+        DataError: If two entries have the same name.
     """
     entries = corpus_entries(Path(root))
     return {name: FolderDocuments(path) for name, path in entries.items() if not name.startswith(TARGET)}
@@ -105,7 +103,10 @@ def _target_parts(
     _tell_of_shared(root, targets[target])
     documents = list(FolderDocuments(targets[target]))
     if len(documents) < 3:
-        raise DataError(f"{targets[target]}: {len(documents)} documents; a target needs at least 3 to be split.")
+        raise DataError(
+            f"{targets[target]}: {len(documents)} documents; a target needs at least 3, to be "
+            "split into target set, validation and test."
+        )
     aligned, val, test = split_target(documents)
     if target_documents is None:
         return aligned, val, test
@@ -113,7 +114,7 @@ def _target_parts(
         raise DataError(
             f"`target_documents` is {target_documents}; the target set {target!r} has from 1 to {len(aligned)} to give."
         )
-    # a larger number keeps more of the same, and all in their order
+    # a larger number extends a smaller choice; documents keep their order
     chosen = sorted(np.random.default_rng(seed).permutation(len(aligned))[:target_documents].tolist())
     return [aligned[index] for index in chosen], val, test
 
@@ -122,8 +123,8 @@ def _tell_of_shared(root: Path, target: Path) -> None:
     for name, documents in folder_domains(root).items():
         if documents.path.samefile(target):
             _logger.warning(
-                "%s: target %r and domain %r are the same file or folder, so that what a run validates and tests on is "
-                "trained on too; give one of them documents of its own.",
+                "%s: target %r and domain %r are the same file or folder, so that a run trains on its validation "
+                "and test documents; give one of them other documents.",
                 *(root, target.name, name),
             )
 
@@ -133,7 +134,7 @@ def corpus_entries(root: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        DataError: If two have one name.
+        DataError: If two entries have the same name.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}.")
@@ -148,14 +149,16 @@ def corpus_entries(root: Path) -> dict[str, Path]:
                 unread += [f"{path.name}/"] if any(True for _ in walk(path)) else []
                 continue
             name = path.name
-        # many have a README.txt; a domain is never a single document
+        # such as a README.txt: a single document is not a domain
         elif kind(path.name) != "txt" and is_text(str(path)):
             name = stem(path.name)
         else:
             unread.append(path.name)
             continue
         if name in entries:
-            raise DataError(f"{root}: {entries[name].name} and {path.name} give two domains one name; rename one.")
+            raise DataError(
+                f"{root}: {entries[name].name} and {path.name} give two domains one name; rename one of them."
+            )
         entries[name] = path
     tell_of_unread(str(root), unread)
     return entries

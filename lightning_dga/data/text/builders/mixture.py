@@ -85,7 +85,7 @@ def mix(
     context_length: int,
     **mixture_arguments: Any,
 ) -> MixtureDataModule:
-    """The data module of packed domains and of a corpus's other parts, as :func:`text_mixture` returns it."""
+    """Makes the data module of :func:`text_mixture` from packed domains and the other parts of a corpus."""
 
     def evaluation(documents: TokenizedDocuments, part: str) -> PackedTokens | None:
         return pack_part(list(documents), f"Part {part!r}", corpus, context_length) if len(documents) else None

@@ -1,4 +1,4 @@
-"""Mixtures of text in one call, as the configs ask for them."""
+"""Text mixtures made by one call, for use in configs."""
 
 import hashlib
 from collections.abc import Iterable
@@ -22,14 +22,14 @@ from lightning_dga.data.text.tokens.token_bin import BIN, BinDescription, TokenB
 def folder_mixture(
     root: str | Path, target: str, *, target_documents: int | None = None, target_seed: int = 0, **arguments: Any
 ) -> MixtureDataModule:
-    """The mixture of a folder of domains and targets.
+    """Makes the mixture of a folder of domains and targets.
 
     Args:
         root: The folder; see :func:`~lightning_dga.data.text.folder_corpus`.
         target: ``<name>`` of the target.
-        target_documents: How many documents of the target set to keep.
-        target_seed: Which ones.
-        **arguments: As of :func:`~lightning_dga.data.text.text_mixture`.
+        target_documents: How many documents of the target set to keep; all if not given.
+        target_seed: Seed of their choice.
+        **arguments: Further arguments of :func:`~lightning_dga.data.text.text_mixture`.
     """
     corpus = folder_corpus(root, target, target_documents=target_documents, target_seed=target_seed)
     return text_mixture(corpus, **arguments)
@@ -44,18 +44,18 @@ def clustered_mixture(
     target_seed: int = 0,
     **arguments: Any,
 ) -> MixtureDataModule:
-    """The mixture of the clusters of a folder's documents.
+    """Makes the mixture of the clusters of the documents of a folder.
 
     Args:
         root: The folder; see :func:`~lightning_dga.data.text.folder_corpus`.
         target: ``<name>`` of the target.
         labels: A ``.npy`` file with the cluster of each document, as ``dga-domains cluster`` writes it.
-        target_documents: How many documents of the target set to keep.
-        target_seed: Which ones.
-        **arguments: As of :func:`~lightning_dga.data.text.clustered_text_mixture`.
+        target_documents: How many documents of the target set to keep; all if not given.
+        target_seed: Seed of their choice.
+        **arguments: Further arguments of :func:`~lightning_dga.data.text.clustered_text_mixture`.
 
     Raises:
-        DataError: If the labels are of other documents.
+        DataError: If the labels were made for other documents.
     """
     corpus = folder_corpus(root, target, target_documents=target_documents, target_seed=target_seed, at_least=1)
     read = read_labels(labels)
@@ -72,13 +72,13 @@ def token_bins_mixture(
     context_length: int = 128,
     **arguments: Any,
 ) -> MixtureDataModule:
-    """The mixture of a folder of token ids, which ``dga-domains tokenize`` made; they stay on disk.
+    """Makes the mixture of a folder of token ids, as written by ``dga-domains tokenize``; they are memory-mapped.
 
     Args:
         root: The folder.
         target: ``<name>`` of the target, whose documents :func:`~lightning_dga.data.text.split_target` splits.
         batch_size: Windows per batch and rank.
-        vocab_size: Token ids that the model has; an error if the tokenizer has more.
+        vocab_size: Vocabulary size of the model, checked against the tokenizer if given.
         context_length: Tokens that each window predicts; a sample is a LongTensor ``[context_length + 1]``.
         **arguments: Further arguments of :class:`~lightning_dga.data.MixtureDataModule`.
 
@@ -86,15 +86,18 @@ def token_bins_mixture(
         The data module, with the ``tokenizer`` and ``context_length`` as ``tokens_per_sample``.
 
     Raises:
-        DataError: If there is no such target, fewer than 2 domains, the tokenizer has more than ``vocab_size`` ids or
-            is not the one that made the files, or a file is cut off or too short for a window.
+        DataError: If there is no such target, there are fewer than 2 domains, the tokenizer has more than
+            ``vocab_size`` ids or is not the one that made the files, or a file is truncated or too short for one
+            window.
         FileNotFoundError: If there is no such folder, or no tokenizer in it.
     """
     root = Path(root)
     files = {file.stem: file for file in sorted(root.glob(f"*{BIN}")) if not is_hidden(file.name)}
     encoder = DocumentEncoder(root / TOKENIZER, _separator(root, files.values()))
     if vocab_size is not None and encoder.largest_id >= vocab_size:
-        raise DataError(f"{root}: the tokenizer has {encoder.largest_id + 1} ids, `vocab_size` is {vocab_size}.")
+        raise DataError(
+            f"{root}: the tokenizer has {encoder.largest_id + 1} ids, `vocab_size` is {vocab_size}; raise `vocab_size`."
+        )
     domains = {name: file for name, file in files.items() if not name.startswith(TARGET)}
     if len(domains) < 2:
         raise DataError(f"{root}: a mixture needs at least 2 domains, found {', '.join(domains) or 'none'}.")
@@ -121,24 +124,29 @@ def token_bins_mixture(
 
 
 def _separator(root: Path, files: Iterable[Path]) -> int | None:
-    """The separator of all files of a folder, which its tokenizer has to have made."""
+    """The separator that all files of a folder share; checks that its tokenizer made them."""
     digest = hashlib.sha256((root / TOKENIZER).read_bytes()).hexdigest()
     separators = set()
     for file in files:
         description = BinDescription.read(file)
         if description.tokenizer != digest:
-            raise DataError(f"{file}: made with another tokenizer than {root / TOKENIZER}; make both anew.")
+            raise DataError(
+                f"{file}: made with another tokenizer than {root / TOKENIZER}; make both again with "
+                "`dga-domains tokenize`."
+            )
         separators.add(description.end_of_text)
     if len(separators) > 1:
-        raise DataError(f"{root}: its files have different separators of documents; make them anew.")
+        raise DataError(
+            f"{root}: its files have different document separators; make them again with `dga-domains tokenize`."
+        )
     return separators.pop() if separators else None
 
 
 def standard_library_mixture(target_documents: int = 8, **arguments: Any) -> MixtureDataModule:
-    """The mixture of text from Python's standard library, which ships with this package.
+    """Makes the mixture of text from Python's standard library, which ships with this package.
 
     Args:
         target_documents: Documents in the target set; see :func:`~lightning_dga.data.text.standard_library_corpus`.
-        **arguments: As of :func:`~lightning_dga.data.text.text_mixture`.
+        **arguments: Further arguments of :func:`~lightning_dga.data.text.text_mixture`.
     """
     return text_mixture(standard_library_corpus(target_documents), **arguments)

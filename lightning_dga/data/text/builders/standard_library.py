@@ -1,4 +1,4 @@
-"""A corpus that needs no download: text of several kinds from the standard library of Python 3.11.7."""
+"""A corpus that needs no download: text from the standard library of Python 3.11.7."""
 
 import gzip
 import json
@@ -9,24 +9,24 @@ from lightning_dga.data.text.corpus import TextCorpus, split_target
 
 MANUAL_CHARACTERS = 160_000
 
-# with the licences beside it; 1.7 MB of JSON: the passages of each kind
+# 1.7 MB of JSON, the passages of each domain; their licences stand beside it
 _FILE = Path(__file__).with_name("standard_library.json.gz")
 
 
 def standard_library_corpus(target_documents: int = 8) -> TextCorpus:
-    """Text of six kinds that ships with this package; the target is a few passages of Python's manual.
+    """Makes a corpus of six kinds of text that ships with this package; the target is passages of Python's manual.
 
     The domains are ``code`` (without docstrings and comments), ``comments``, ``docstrings``, ``manual`` (the language
     reference), ``messages`` (string constants) and ``tables`` (code pages and HTML entities). Documents have up to
-    1,500 characters. A domain has at most 300,000 characters, ``manual`` at most 160,000: it is the target's own kind,
-    and repeating it for ever overfits, so that a good mixture is neither uniform nor this domain alone. Target,
-    validation and test are passages of the manual that no domain holds.
+    1,500 characters, and domains up to 300,000. ``manual``, which is text of the target's kind, has at most 160,000, so
+    that training on it alone overfits and a good mixture is neither uniform nor this domain alone. Target, validation
+    and test are passages of the manual that are in no domain.
 
     Args:
-        target_documents: Passages in the target set, spread over the manual.
+        target_documents: Number of passages in the target set, spread evenly over the manual.
 
     Raises:
-        ValueError: If ``target_documents`` is not positive, or the manual has fewer to give.
+        ValueError: If ``target_documents`` is not positive, or larger than the number of passages available.
     """
     domains: dict[str, list[str]] = json.loads(gzip.decompress(_FILE.read_bytes()))
     # half of the manual goes to the domain and a third to the test; the target is chosen from the domain's part

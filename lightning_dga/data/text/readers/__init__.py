@@ -1,1 +1,1 @@
-"""Files to documents: JSON Lines, Parquet and plain text, compressed or remote."""
+"""Reads documents from files: JSON Lines, Parquet and plain text, also compressed or remote."""

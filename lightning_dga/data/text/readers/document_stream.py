@@ -16,7 +16,7 @@ from lightning_dga.data.text.readers.parquet import read_rows, split_row_groups
 from lightning_dga.data.text.readers.plain_text import read_text, split_text
 from lightning_dga.data.text.readers.split import Split
 
-# how much smaller text is when compressed, about
+# approximate compression ratio of text
 _COMPRESSION = 4
 
 
@@ -34,23 +34,23 @@ _FORMATS = {
 
 
 class DocumentStream(IterableDataset[str]):
-    r"""The documents of files, one after the other: an iterable that can be split, and that resumes.
+    r"""The documents of files, one after the other; an iterable that can be sharded and resumed.
 
-    JSON Lines (``.jsonl``, ``.ndjson``, and ``.json`` with an object on each line), Parquet (``.parquet``) and plain
-    text (``.txt``), lines and text also compressed (``.gz``, ``.zst``, ``.xz``, ``.bz2``). Hidden files of a folder are
-    passed over (:func:`~.listing.is_hidden`), and a warning names what else is not read of it. What is read at a time
-    is a line, some rows of a row group, a text file.
+    Formats are JSON Lines (``.jsonl``, ``.ndjson``, and ``.json`` with an object on each line), Parquet (``.parquet``)
+    and plain text (``.txt``). The first and the last may be compressed (``.gz``, ``.zst``, ``.xz``, ``.bz2``). Hidden
+    files in a folder are skipped (:func:`~.listing.is_hidden`), and a warning names other files that are not read. One
+    line, some rows of a row group, or one text file is in memory at a time.
 
     Args:
-        files: A file, a folder or a pattern, or several; paths or URLs (:func:`~.listing.list_files`).
+        files: A file, a folder or a pattern, or several of them, as paths or URLs (:func:`~.listing.list_files`).
         field: The key or column that holds the text.
-        seed: Reads the parts of the files (row groups, text files, stretches of 64 MiB of lines) in another order at
-            each pass; without it they are read in their own.
+        seed: Seed by which the parts of the files (row groups, text files, 64 MiB of lines) are shuffled in every
+            epoch. If not given, they are read in the order of the files.
 
     Raises:
         FileNotFoundError: If there is nothing to read.
-        DataError: If a file's ending is not known, or a file cannot be read. What is wrong within a file is raised
-            when it is reached, and names the file and the line or row.
+        DataError: If a file has an unknown extension, or cannot be read. An error within a file is raised when it is
+            reached, and names the file and the line or row.
 
     Example:
         >>> import json, tempfile, pathlib
@@ -69,24 +69,24 @@ class DocumentStream(IterableDataset[str]):
         self.seed = seed
         self.splits = [split for url in urls for split in _format(url).split(url)]
         self._epoch = 0
-        # where the pass is: which of the splits in its order, and where in it
+        # the position in the epoch: number of the split, in the order of the epoch, and the position in it
         self._position = (0, 0)
 
     @classmethod
     def of(cls, splits: Sequence[Split], field: str = "text") -> "DocumentStream":
-        """The documents of parts of files."""
+        """A stream of the documents in given parts of files."""
         stream = object.__new__(cls)
         stream.__dict__.update(field=field, seed=None, splits=list(splits), _epoch=0, _position=(0, 0))
         return stream
 
     @property
     def num_shards(self) -> int:
-        """Number of shards into which it can be split."""
+        """Number of shards into which the stream can be split."""
         return len(self.splits)
 
     @property
     def size_hint(self) -> int:
-        """About how many bytes of text its files hold, by which shards are read in proportion to what they hold."""
+        """Approximate number of bytes of text, so that shards are read in proportion to their size."""
         return sum(map(_size, self.splits))
 
     def shard(self, num_shards: int, index: int) -> "DocumentStream":
@@ -96,7 +96,7 @@ class DocumentStream(IterableDataset[str]):
         return part
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the number of the pass for the next iteration."""
+        """Sets the number of the epoch for the next iteration."""
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class DocumentStream(IterableDataset[str]):
 
 
 def is_text(url: str) -> bool:
-    """Whether a file is one that :class:`DocumentStream` reads: by the end of its name, ``.json`` by its first line."""
+    """Whether :class:`DocumentStream` reads a file: by its extension, and for ``.json`` also by its first line."""
     return kind(url) in _FORMATS and (kind(url) != "json" or begins_with_record(url))
 
 

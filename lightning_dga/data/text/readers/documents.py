@@ -1,4 +1,4 @@
-"""Documents read from files: JSON Lines, and folders of plain text."""
+"""Reads documents from JSON Lines files and from folders of plain text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +19,13 @@ def read_jsonl(path: str | Path, field: str = "text") -> Iterator[str]:
         field: The key that holds the text.
 
     Returns:
-        The documents, in the order of the file. A line is read, and its errors raised, when its document is asked for.
+        The documents, in the order of the file. Each line is read when its document is requested, and errors are raised
+        then.
 
     Raises:
         FileNotFoundError: If there is no such file; raised at once.
-        DataError: If a line is not UTF-8, not a JSON object, or lacks ``field``, or ``field`` is not a string of valid
-            Unicode, or the file holds no document. Names the file and the line, counted from 1.
+        DataError: If a line is not UTF-8, is not a JSON object, or has no ``field`` that is a string of valid Unicode,
+            or if the file holds no document. The message names the file and the line, counted from 1.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,16 +38,16 @@ def read_folder(path: str | Path, pattern: str = "**/*.txt") -> Iterator[str]:
 
     Args:
         path: The folder.
-        pattern: Which files, as of :meth:`pathlib.Path.glob`; hidden ones are left out
+        pattern: Which files to read, as for :meth:`pathlib.Path.glob`; hidden files are skipped
             (:func:`~lightning_dga.data.text.readers.listing.is_hidden`).
 
     Returns:
-        The documents, sorted by path relative to the folder. A file is read, and its errors raised, when its document
-        is asked for.
+        The documents, sorted by path relative to the folder. Each file is read when its document is requested, and
+        errors are raised then.
 
     Raises:
         FileNotFoundError: If there is no such folder; raised at once.
-        DataError: If no file matches, raised at once, or a file is not UTF-8; names the file and the byte.
+        DataError: If no file matches, raised at once, or a file is not UTF-8; the message names the file and the byte.
     """
     folder = Path(path)
     if not folder.is_dir():

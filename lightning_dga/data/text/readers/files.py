@@ -1,4 +1,4 @@
-"""Files of text: by path or URL, plain or compressed."""
+"""Opens files by path or URL, plain or compressed."""
 
 import bz2
 import gzip
@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 
 import fsspec
 
-# what else a file of the same kind is called
+# alternative extensions
 _ALIASES = {"ndjson": "jsonl", "jsonlines": "jsonl", "jl": "jsonl", "pq": "parquet", "parq": "parquet", "text": "txt"}
 
 
@@ -34,7 +34,7 @@ def open_file(url: str) -> IO[bytes]:
 
 
 def file_size(url: str) -> int:
-    """Bytes of a file, compressed or not.
+    """Size of a file in bytes, as stored.
 
     Raises:
         OSError: If there is no such file, or it cannot be reached.
@@ -53,12 +53,12 @@ def damage() -> tuple[type[Exception], ...]:
 
 
 def is_compressed(url: str) -> bool:
-    """Whether a file is compressed as a whole, so that it has no parts that can be read alone."""
+    """Whether a file is compressed as a whole, so that it cannot be read in parts."""
     return bool(_compression(url))
 
 
 def kind(url: str) -> str:
-    """The format by a file's name, compressed or not: ``"jsonl"``, ``"parquet"``, ``"txt"`` and so on.
+    """The format of a file by its name, without the compression: ``"jsonl"``, ``"parquet"``, ``"txt"`` and so on.
 
     Example:
         >>> kind("a.jsonl.gz"), kind("A.JSONL.GZ"), kind("a.ndjson")
@@ -69,7 +69,7 @@ def kind(url: str) -> str:
 
 
 def stem(url: str) -> str:
-    """A file's name without what :func:`kind` says, and without its compression."""
+    """The name of a file without the extensions for format and compression."""
     return Path(_uncompressed(url)).stem
 
 
@@ -83,7 +83,7 @@ def _uncompressed(url: str) -> str:
 
 
 class _Owning(io.BufferedReader):
-    """A decompressing reader that closes the file that it reads from too."""
+    """A decompressing reader that also closes the underlying file."""
 
     def __init__(self, reader: Any, raw: IO[bytes]) -> None:
         super().__init__(reader, 1 << 16)
@@ -96,7 +96,7 @@ class _Owning(io.BufferedReader):
 
 def _open_zstd(raw: IO[bytes]) -> Any:
     zstd = _zstd()
-    # `zstd --long` makes windows that the library refuses by default; they take memory only where a frame has one
+    # `zstd --long` writes windows that the library refuses by default; they take memory only if a frame has one
     longest = zstd.DecompressionParameter.window_log_max
     return zstd.ZstdFile(raw, options={longest: longest.bounds()[1]})
 

@@ -10,7 +10,7 @@ _CHANGES = ("mtime", "LastModified", "last_modified", "updated", "ETag", "etag",
 
 
 def fingerprint(urls: Iterable[str]) -> str:
-    """A digest of files that changes when one is written again, added, renamed or removed.
+    """A digest of files that changes if one of them is rewritten, added, renamed or removed.
 
     Args:
         urls: Paths on this machine, or URLs that ``fsspec`` knows.

@@ -1,4 +1,4 @@
-"""Documents of JSON Lines files: one JSON object per line."""
+"""Reads documents from JSON Lines files, with one JSON object per line."""
 
 import json
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
@@ -19,7 +19,7 @@ _KEYS_SHOWN = 12
 
 
 def split_lines(url: str, size: int = _SPLIT_BYTES) -> list[Split]:
-    """Parts of about ``size`` bytes; one for a compressed file, which has no parts that can be read alone."""
+    """Parts of about ``size`` bytes; a compressed file is a single part, because it cannot be read in parts."""
     if is_compressed(url):
         return [Split(url)]
     system, path = fsspec.core.url_to_fs(url)
@@ -28,7 +28,7 @@ def split_lines(url: str, size: int = _SPLIT_BYTES) -> list[Split]:
 
 
 def begins_with_record(url: str) -> bool:
-    """Whether the first line of a file is a JSON object by itself: what is called ``.json`` may be anything."""
+    """Whether the first line of a file is a complete JSON object, which tells JSON Lines from other ``.json`` files."""
     try:
         with open_file(url) as file:
             line = b""
@@ -37,7 +37,7 @@ def begins_with_record(url: str) -> bool:
                 if not line:
                     return False
         line = line.removeprefix(BOM_UTF8).strip()
-        # a line that is longer than what is read here is no pretty-printed object
+        # a line that is longer than what is read here does not come from a pretty-printed object
         return line.startswith(b"{") and (len(line) >= _FIRST_LINE_BYTES // 2 or isinstance(_load(line.decode()), dict))
     except (ValueError, RecursionError):
         return False
@@ -51,13 +51,14 @@ def read_lines(split: Split, field: str, at: int = 0) -> Iterator[tuple[int, str
     Args:
         split: The part.
         field: The key that holds the text.
-        at: Where to read on: 0, or what came with the last document that was read.
+        at: Where to start: 0, or the position that was returned with the last document read.
 
     Returns:
-        Of each document where the next line begins, in bytes, and the text.
+        For each document the byte at which the next line begins, and the text.
 
     Raises:
-        DataError: If a line cannot be used, or a compressed file is cut off or damaged. Names file and line.
+        DataError: If a line cannot be used, or a compressed file is truncated or damaged; the message names the file
+            and the line.
     """
     offset = max(at, split.begin)
     try:
@@ -73,7 +74,7 @@ def read_lines(split: Split, field: str, at: int = 0) -> Iterator[tuple[int, str
                 if not line:
                     break
                 start, offset = offset, offset + len(line)
-                # files that were joined have a byte order mark at the start of each
+                # concatenated files have a byte order mark at the start of each
                 line = line.removeprefix(BOM_UTF8)
                 if line.strip():
                     yield offset, _parse(line, field, split.url, start)
@@ -89,7 +90,7 @@ def _parse(line: bytes, field: str, url: str, start: int) -> str:
         reason = encoding_hint(line) or f"{error.reason} at byte {error.start} of the line"
         raise _error(url, start, f"not UTF-8 ({reason}).") from error
     except RecursionError as error:
-        raise _error(url, start, "not JSON that can be read: its arrays or objects are nested too deep.") from error
+        raise _error(url, start, "not JSON that can be parsed: its arrays or objects are nested too deeply.") from error
     except ValueError as error:
         reason = encoding_hint(line) or str(error)
         raise _error(url, start, f"not JSON ({reason}); expected one object on each line.") from error
@@ -101,11 +102,11 @@ def _parse(line: bytes, field: str, url: str, start: int) -> str:
     text = record[field]
     if not isinstance(text, str):
         raise _error(url, start, f"{field!r} is of type {type(text).__name__}, expected a string.")
-    # JSON leaves open which of two equal keys counts; only a line that has the key twice anywhere is looked at again
+    # JSON does not define which of two equal keys counts; only lines that contain the key twice are parsed again
     if line.count(json.dumps(field).encode()) > 1 and _top_level_keys(line).count(field) > 1:
         raise _error(url, start, f"the key {field!r} occurs more than once; keep one.")
     try:
-        # JSON may escape half of a surrogate pair, which is no character and cannot be tokenised
+        # JSON may escape half of a surrogate pair, which is not a character and cannot be tokenised
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         message = f"{field!r} is not valid Unicode ({error.reason} at character {error.start})."
@@ -119,7 +120,7 @@ def _load(line: str) -> Any:
     except json.JSONDecodeError:
         raise
     except ValueError:
-        # an integer of more digits than Python converts; no number matters here, and text is no number
+        # an integer with more digits than Python converts; the values of numbers do not matter here
         return json.loads(line, parse_int=lambda digits: 0)
 
 
@@ -137,20 +138,20 @@ def _keys(record: dict[str, Any], field: str) -> str:
     close = get_close_matches(field.lower(), {key.lower(): key for key in record}, n=1)
     named = next((key for key in record if close and key.lower() == close[0]), None)
     hint = f" Did you mean {named!r}?" if named is not None else ""
-    return f"{shown}.{hint} Say by `field` which key holds the text, or rename it"
+    return f"{shown}.{hint} Name the key that holds the text with `field`, or rename it"
 
 
 def encoding_hint(content: bytes) -> str:
-    """What else text that is not UTF-8 seems to be, and what to do; empty where that is not plain."""
+    """The probable encoding of text that is not UTF-8, and what to do; empty if it cannot be told."""
     if content.startswith(_GZIP_MAGIC):
         return "it is compressed by gzip; let its name end in .gz"
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or b"\0" in content:
-        return "it seems to be UTF-16; convert it, as by iconv -f UTF-16 -t UTF-8"
+        return "it seems to be UTF-16; convert it, for example with iconv -f UTF-16 -t UTF-8"
     return ""
 
 
 def _error(url: str, start: int, message: str) -> DataError:
-    # lines are counted only now: reading may have begun in the middle of the file
+    # lines are counted only for the message, because reading may have started in the middle of the file
     with open_file(url) as file:
         number, left = 1, start
         while left > 0 and (piece := file.read(min(left, 1 << 20))):

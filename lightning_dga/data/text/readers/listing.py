@@ -1,4 +1,4 @@
-"""Lists the files that a path stands for, without files left by editors, browsers and file systems."""
+"""Lists the files of a path, a folder or a pattern, without those left by editors, browsers and file systems."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ _logger = logging.getLogger(__name__)
 _LEFT_BEHIND = frozenset(
     {
         *("__pycache__", "__MACOSX", "lost+found", "Thumbs.db", "desktop.ini"),
-        # of Spark, Delta Lake and Parquet writers
+        # written by Spark, Delta Lake and Parquet writers
         *("_SUCCESS", "_metadata", "_common_metadata", "_temporary", "_delta_log", "_spark_metadata"),
     }
 )
@@ -25,9 +25,9 @@ _SHOWN = 5
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of that name is not data, and is skipped without a warning.
 
-    That is what begins with a dot (``.ipynb_checkpoints``, ``._wiki.jsonl``, ``.git``), what an editor, a browser or a
-    killed writer left (``wiki.jsonl~``, ``.swp``, ``.tmp``, ``.part``, ``.crdownload``), and the markers of Spark and
-    of operating systems (``_SUCCESS``, ``_delta_log``, ``__MACOSX``, ``Thumbs.db``).
+    These are names that begin with a dot (``.ipynb_checkpoints``, ``._wiki.jsonl``, ``.git``), files left by an editor,
+    a browser or a killed writer (``wiki.jsonl~``, ``.swp``, ``.tmp``, ``.part``, ``.crdownload``), and markers of Spark
+    and of operating systems (``_SUCCESS``, ``_delta_log``, ``__MACOSX``, ``Thumbs.db``).
 
     Example:
         >>> [is_hidden(name) for name in (".ipynb_checkpoints", "wiki.jsonl~", "_wiki.jsonl")]
@@ -39,9 +39,9 @@ def is_hidden(name: str) -> bool:
 
 
 def walk(folder: str | Path) -> Iterator[str]:
-    """The files of a folder of this machine and of its sub-folders that are not hidden, also where a folder is a link.
+    """The files of a local folder and its sub-folders that are not hidden; links are followed.
 
-    A folder that links lead to more than once is read once, so that a link to a parent does no harm.
+    A folder that is reached more than once is read once, so that a link to a parent folder is harmless.
     """
     seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -57,17 +57,16 @@ def walk(folder: str | Path) -> Iterator[str]:
 
 
 def list_files(path: str | Path, is_wanted: Callable[[str], bool]) -> list[str]:
-    """The files that a path, a folder or a pattern stands for, sorted.
+    """The files of a path, a folder or a pattern, sorted.
 
     Args:
-        path: A file; a folder, whose wanted files are taken, those of its sub-folders too; or a pattern such as
-            ``data/*.parquet``. A path on this machine or a URL of any kind that ``fsspec`` knows, such as ``s3://…``.
-            Of a folder or a pattern, hidden files are left out (:func:`is_hidden`), unless the pattern itself names a
-            hidden part, as ``.cache/*.jsonl`` does.
-        is_wanted: Which files of a folder to take, by path. A warning names the others.
+        path: A file, a folder (with its sub-folders), or a pattern such as ``data/*.parquet``; a local path or any URL
+            that ``fsspec`` knows, such as ``s3://…``. Hidden files of a folder or a pattern are skipped
+            (:func:`is_hidden`), unless the pattern itself contains a hidden name, as ``.cache/*.jsonl`` does.
+        is_wanted: Selects the files of a folder by path. A warning names the others.
 
     Raises:
-        FileNotFoundError: If there is no such file or folder, no file matches, or none of a folder is wanted.
+        FileNotFoundError: If there is no such file or folder, no file matches, or no file of a folder is wanted.
     """
     system, root = fsspec.core.url_to_fs(str(path))
     unread: list[str] = []
@@ -84,7 +83,7 @@ def list_files(path: str | Path, is_wanted: Callable[[str], bool]) -> list[str]:
     if not found:
         beside = f" ({_listed([_relative(file, root) for file in unread])} cannot be read)" if unread else ""
         raise FileNotFoundError(
-            f"There is no file {path}, no folder of that name with a file to read{beside}, and no match."
+            f"There is no file {path}, no folder of that name with a file to read{beside}, and no file that matches."
         )
     return [_url(system, file, path) for file in found]
 
@@ -95,12 +94,12 @@ def _warn_once(message: str) -> None:
 
 
 def tell_of_unread(where: str, names: Iterable[str]) -> None:
-    """Warns, once for each folder, of files that are not read because of what their names end in."""
+    """Warns, once per folder, about files that are not read because of their extension."""
     if unread := sorted(names):
         _warn_once(
             f"{where}: not read: {_listed(unread)}. Text is read from .jsonl (also .ndjson, and .json with an object "
-            "on each line), .parquet, and .txt in a folder of its own; the first and the last also as .gz, .zst, .xz "
-            "or .bz2. Convert what is data; hide what is not by a dot before its name."
+            "on each line), .parquet, and .txt in a folder of its own; .jsonl and .txt may be compressed as .gz, .zst, "
+            ".xz or .bz2. Convert files that are data; hide the others with a dot before the name."
         )
 
 

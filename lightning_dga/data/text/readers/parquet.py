@@ -1,4 +1,4 @@
-"""Documents of Parquet files: one per row, a row group at a time."""
+"""Reads documents from Parquet files, one per row."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ def split_row_groups(url: str) -> list[Split]:
     """The row groups of a file.
 
     Raises:
-        DataError: If it is no Parquet file, or cut off.
+        DataError: If it is not a Parquet file, or is truncated.
         ImportError: If ``pyarrow`` is not installed.
     """
     with _open(url) as file:
@@ -24,19 +24,19 @@ def split_row_groups(url: str) -> list[Split]:
 
 
 def read_rows(split: Split, field: str, at: int = 0) -> Iterator[tuple[int, str]]:
-    """Reads the documents of a row group; only the column that holds them, some rows at a time.
+    """Reads the documents of a row group: only the column that holds them, some rows at a time.
 
     Args:
         split: The row group.
         field: The column that holds the text.
-        at: Where to read on: 0, or what came with the last document that was read.
+        at: Where to start: 0, or the position that was returned with the last document read.
 
     Returns:
-        Of each document the number of the next row, and the text.
+        For each document the number of the next row, and the text.
 
     Raises:
-        DataError: If there is no such column of strings (or of bytes that are UTF-8), or several, a row has none, or
-            the file is damaged. Names file and row, counted from 0 over the whole file.
+        DataError: If there is not exactly one such column of strings (or of UTF-8 bytes), a row is null, or the file is
+            damaged; the message names the file, and the row, counted from 0 over the whole file.
         ImportError: If ``pyarrow`` is not installed.
     """
     with _open(split.url) as file:
@@ -75,7 +75,7 @@ def _open(url: str) -> Iterator[Any]:
 def _strings(column: Any, url: str, first: int) -> list[str | None]:
     try:
         values = column.to_pylist()
-        # writers without the logical type of strings, as older ones of Spark and Impala, leave their bytes
+        # older versions of Spark and Impala write strings as bytes, without the logical type
         return [value.decode("utf-8") if isinstance(value, bytes) else value for value in values]
     except UnicodeDecodeError:
         for row, value in enumerate(column, start=first):
@@ -93,8 +93,8 @@ def _check_column(file: Any, field: str, url: str) -> None:
     found = schema.get_all_field_indices(field)
     if not found:
         raise DataError(
-            f"{url}: no column {field!r}; found {', '.join(map(repr, schema.names))}. Say by `field` which one holds "
-            "the text."
+            f"{url}: no column {field!r}; found {', '.join(map(repr, schema.names))}. Name the one that "
+            "holds the text with `field`."
         )
     if len(found) > 1:
         raise DataError(f"{url}: {len(found)} columns are called {field!r}; rename all but the one to read.")
@@ -111,6 +111,6 @@ def _is_text(column: Any) -> bool:
         column = column.value_type
     elif isinstance(column, pyarrow.BaseExtensionType):
         column = column.storage_type
-    # views came with pyarrow 16
+    # views were added in pyarrow 16
     tests = ("is_string", "is_large_string", "is_string_view", "is_binary", "is_large_binary", "is_binary_view")
     return any(getattr(types, test)(column) for test in tests if hasattr(types, test))

@@ -1,4 +1,4 @@
-"""Documents of plain text: one per file."""
+"""Reads documents of plain text, one per file."""
 
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from lightning_dga.data.text.readers.split import Split
 
 
 def split_text(url: str) -> list[Split]:
-    """The file as a whole."""
+    """The whole file as a single part."""
     return [Split(url)]
 
 
@@ -19,15 +19,15 @@ def read_text(split: Split, field: str = "", at: int = 0) -> Iterator[tuple[int,
 
     Args:
         split: The file.
-        field: Of no use here.
-        at: 1 if the document was read already.
+        field: Ignored; the other formats need it.
+        at: 1 if the document was already read, so that nothing is left.
 
     Returns:
         1, and the text.
 
     Raises:
-        DataError: If the file is neither UTF-8 nor UTF-16 with a byte order mark, or is compressed and cut off or
-            damaged. Names the file, and the byte.
+        DataError: If the file is neither UTF-8 nor UTF-16 with a byte order mark, or is compressed and truncated or
+            damaged; the message names the file and the byte.
     """
     if at:
         return
@@ -44,7 +44,7 @@ def read_text(split: Split, field: str = "", at: int = 0) -> Iterator[tuple[int,
 
 
 def _encoding(content: bytes) -> str:
-    """UTF-8, unless a byte order mark says UTF-16; the mark is no part of the text."""
+    """UTF-8, unless a byte order mark says UTF-16; the mark is not part of the text."""
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) and not content.startswith(BOM_UTF32_LE):
         return "utf-16"
     return "utf-8-sig" if content.startswith(BOM_UTF8) else "utf-8"

@@ -1,4 +1,4 @@
-"""A part of a file that can be read alone."""
+"""A part of a file that can be read independently of the others."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ class Split:
 
     Attributes:
         url: The file.
-        begin: Where the part begins: a byte of a file of lines, a row group of a Parquet file.
-        end: Where it ends, not included; ``None`` at the end of the file.
-        size: About how many bytes of data it holds, where the file tells; else ``None``.
+        begin: Start of the part: a byte of a file of lines, a row group of a Parquet file.
+        end: End of the part, exclusive; ``None`` for the end of the file.
+        size: Approximate number of bytes of data, if the file declares it; else ``None``.
     """
 
     url: str

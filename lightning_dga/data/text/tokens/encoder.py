@@ -20,16 +20,16 @@ SEPARATORS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]
 
 
 class DocumentEncoder:
-    """Encodes documents for training: the same ids in bins, streams and every process.
+    """Encodes documents for training, with the same ids in bins, streams and every process.
 
-    The tokenizer is copied, and what it was saved with for other uses does not count: truncation and padding are off,
-    and a post-processor adds nothing (no ``[CLS]``, no ``<s>``). Documents are separated by one token alone,
-    ``end_of_text``, which the caller puts behind each. What a document spells out like a special token
-    (``<|endoftext|>``, ``</s>``) is text: the separator's id is never within a document.
+    The tokenizer is copied, and settings for other uses are ignored: truncation and padding are off, and no special
+    tokens are added (no ``[CLS]``, no ``<s>``). Documents are separated by a single token, ``end_of_text``, which the
+    caller appends to each. Text in a document that is spelled like a special token (``<|endoftext|>``, ``</s>``) is
+    encoded as text: the id of the separator never occurs within a document.
 
     Args:
         tokenizer: A ``tokenizers.Tokenizer``; a fast tokenizer of ``transformers``; the path of a ``tokenizer.json``,
-            or of a folder that has one; or another encoder. It is never changed.
+            or of a folder that has one; or another encoder. It is not modified.
         end_of_text: The separator, as a token or as its id. By default the ``eos_token`` (or ``sep_token``) that a
             tokenizer of ``transformers`` or a ``tokenizer_config.json`` names, else the first of :data:`SEPARATORS`
             that the tokenizer knows.
@@ -42,7 +42,7 @@ class DocumentEncoder:
         FileNotFoundError: If there is no such file.
         ImportError: If the ``tokenizers`` library is not installed.
         TypeError: If ``tokenizer`` is of another kind.
-        DataError: If a file is no tokenizer's, or there is no separator.
+        DataError: If a file is not that of a tokenizer, or there is no separator.
 
     Example:
         >>> from lightning_dga.data.text import train_tokenizer
@@ -69,24 +69,24 @@ class DocumentEncoder:
 
     @property
     def largest_id(self) -> int:
-        """The largest id that encoding can give, the separator's included; ids may have gaps."""
+        """The largest id that encoding can return, including the separator's; ids may have gaps."""
         return max(self.end_of_text, *self.tokenizer.get_vocab().values())
 
     def encode(self, document: str) -> list[int]:
         """Token ids of a document, without a separator.
 
         Raises:
-            DataError: If the tokenizer has no token for its characters, or takes unknown ones for the separator.
+            DataError: If the tokenizer has no token for its characters, or encodes unknown ones as the separator.
         """
         return self.encode_batch([document])[0]
 
     def encode_batch(self, documents: Sequence[str]) -> list[list[int]]:
-        """Token ids of each document; as :meth:`encode`."""
+        """Token ids of each document; see :meth:`encode`."""
         return [self._checked(ids, text) for ids, text in zip(self._ids(documents), documents, strict=True)]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        # not part of the serialized form, so that a worker process would take text for special tokens
+        # not part of the serialized form; without it, a worker process would read text as special tokens
         self.tokenizer.encode_special_tokens = True
 
     def _ids(self, documents: Sequence[str]) -> list[list[int]]:
@@ -105,12 +105,12 @@ class DocumentEncoder:
         if not ids and any(map(str.isalnum, text)):
             raise DataError(
                 f"The tokenizer drops all of a document of {len(text)} characters ({text[:40]!r}): it has no token for "
-                "them, none for bytes and none for the unknown. Train it on such text, or use another."
+                "them, no byte tokens and no unknown token. Train it on such text, or use another."
             )
         return ids
 
     def _without_separator(self, text: str) -> list[int]:
-        """A vocabulary may hold the separator's spelling as a word: cut within it, the text cannot match it."""
+        """Encodes text that contains the separator as a word, split within that word so that it cannot match."""
         spelled = self._separator_text or ""
         pieces = text.split(spelled) if spelled else [text]
         cut = [
@@ -121,7 +121,7 @@ class DocumentEncoder:
         if self.end_of_text in ids:
             raise DataError(
                 f"The tokenizer encodes text of a document ({text[:40]!r}) as {self._separator_text!r}, its separator "
-                "of documents. Give another separator by `end_of_text`, or a tokenizer with a token for the unknown."
+                "of documents. Give another separator as `end_of_text`, or a tokenizer with an unknown token."
             )
         return ids
 
@@ -166,11 +166,11 @@ def _copy(tokenizer: "Tokenizer") -> "Tokenizer":
     try:
         serialized = tokenizer.to_str()
     except Exception as error:  # the library raises plain Exception
-        # a part in Python, as a word segmenter: it cannot be copied, and is left as it is
+        # a component in Python, such as a word segmenter, cannot be copied; the tokenizer is then used as it is
         if tokenizer.truncation or tokenizer.padding:
             raise TypeError(
-                f"`tokenizer` cannot be copied ({error}), and truncates or pads: call its `no_truncation()` and "
-                "`no_padding()`, for every token of a document is trained on."
+                f"`tokenizer` cannot be copied ({error}), and truncates or pads, which would lose or add training "
+                "tokens: call its `no_truncation()` and `no_padding()`."
             ) from error
         return tokenizer
     copy = load_tokenizer(serialized)
@@ -189,6 +189,6 @@ def _separator(tokenizer: "Tokenizer", given: int | str | None, default: str | N
         if (found := tokenizer.token_to_id(token)) is not None:
             return int(found)
     raise DataError(
-        f"The tokenizer has no token {', '.join(known)}, which is to separate documents; name the token or its id by "
+        f"The tokenizer has no token {', '.join(known)}, to separate documents; give the token or its id as "
         "`end_of_text`."
     )

@@ -29,11 +29,11 @@ _KEYS_SHOWN = 12
 
 
 class PackedStream(IterableDataset[Tensor]):
-    """The windows of a stream of documents, an iterable that can be split and that resumes where its documents do.
+    """The windows of a stream of documents; can be sharded and resumed if the documents can.
 
-    Every document is followed by ``end_of_text``, an empty one too. A window starts with the last token of the one
-    before it, so that each token but the first is predicted once. At the end of a pass, tokens that fill no window are
-    dropped.
+    Every document, even an empty one, is followed by ``end_of_text``. A window starts with the last token of the one
+    before it, so that each token but the first is predicted once. At the end of an epoch, tokens that do not fill a
+    window are dropped.
 
     A document is encoded as a whole. The state does not contain documents: a resumed run reads and encodes the current
     one again.
@@ -41,17 +41,17 @@ class PackedStream(IterableDataset[Tensor]):
     Args:
         documents: An iterable of strings, such as :class:`~lightning_dga.data.text.DocumentStream`, or of records that
             hold them, such as a Hugging Face data set.
-        tokenizer: What encodes them: a ``tokenizers.Tokenizer``, a fast tokenizer of ``transformers``, or the path of a
-            ``tokenizer.json`` (:class:`~.encoder.DocumentEncoder`, also of how it is used).
+        tokenizer: A ``tokenizers.Tokenizer``, a fast tokenizer of ``transformers``, or the path of a
+            ``tokenizer.json``; :class:`~.encoder.DocumentEncoder` describes how it is used.
         context_length: Tokens that a window predicts.
         field: The key that holds a record's text.
-        end_of_text: The separator, a token or its id; by default the one that the tokenizer has for it.
-        cross_document_targets: As of :class:`~lightning_dga.data.text.PackedTokens`.
+        end_of_text: The separator, a token or its id; by default the tokenizer's own.
+        cross_document_targets: See :class:`~lightning_dga.data.text.PackedTokens`.
 
     Raises:
         ValueError: If ``context_length`` is not positive.
-        DataError: If the tokenizer has no separator that is known, or cannot be read; when it is reached, for a record
-            that has no text.
+        DataError: If the tokenizer cannot be read, or has no known separator. A record without text raises it when it
+            is reached.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class PackedStream(IterableDataset[Tensor]):
         return part
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the number of the pass for the next iteration."""
+        """Sets the number of the epoch for the next iteration."""
         if hasattr(self.documents, "set_epoch"):
             self.documents.set_epoch(epoch)
 
@@ -115,7 +115,7 @@ class PackedStream(IterableDataset[Tensor]):
     def __deepcopy__(self, memo: dict[int, Any]) -> "PackedStream":
         copy = object.__new__(type(self))
         memo[id(self)] = copy
-        # nothing changes a tokenizer here, and a large one for each reader of each shard would be too much
+        # shared, because a tokenizer is not modified here, and a copy per reader of each shard would take much memory
         memo[id(self.encoder)] = self.encoder
         copy.__dict__.update(deepcopy(self.__dict__, memo))
         return copy
@@ -127,7 +127,7 @@ class PackedStream(IterableDataset[Tensor]):
             ids = [*self.encoder.encode(self._text(document)), self.end_of_text]
             tokens = np.concatenate([place.left, np.array(ids[place.given :], dtype=np.uint32)])
             own, place = len(place.left), replace(place, left=tokens[:0])
-            # views of one array: a document of many windows is not copied at each
+            # views of one array, so that a long document is not copied for each window
             for start in range(0, len(tokens) - self.context_length, self.context_length):
                 behind = start + self.context_length
                 given = place.given + max(behind - own, 0)
@@ -147,14 +147,16 @@ class PackedStream(IterableDataset[Tensor]):
             )
         if self.field not in document:
             found = ", ".join(map(repr, [*document][:_KEYS_SHOWN])) or "an empty one"
-            raise DataError(f"A record has no {self.field!r}; found {found}. Say by `field` which key holds the text.")
+            raise DataError(
+                f"A record has no {self.field!r}; found {found}. Name the key that holds the text with `field`."
+            )
         text = document[self.field]
         if not isinstance(text, str):
             raise DataError(f"{self.field!r} of a record is of type {type(text).__name__}, expected a string.")
         return text
 
     def _behind(self, place: "_Place") -> "_Place":
-        """The position after a document: one more to skip, or none after a new state of the documents."""
+        """The position after a document: either one more to skip, or a new state of the documents and none to skip."""
         if place.skip + 1 < _ANCHOR_EVERY or not tells_its_state(self.documents):
             return replace(place, skip=place.skip + 1)
         return replace(place, skip=0, anchor=deepcopy(self.documents.state_dict()))
@@ -182,6 +184,6 @@ class _Place:
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> "_Place":
-        # older states have no more than what was left, of any length, behind a state of the documents
+        # older states have only the remaining tokens, of any length, after a state of the documents
         left = state["left"].numpy().astype(np.uint32)
         return cls(state["documents"], int(state.get("skip", 0)), left, int(state.get("given", 0)))

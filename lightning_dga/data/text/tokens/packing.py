@@ -1,4 +1,4 @@
-"""Documents to training samples: joined, and cut to windows of one length."""
+"""Packs documents: joins them, and cuts the result into windows of fixed length."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -16,11 +16,11 @@ from typing_extensions import override
 def pack(
     token_ids: Iterable[Sequence[int] | NDArray[np.integer]], context_length: int, end_of_text: int
 ) -> NDArray[np.integer]:
-    """Joins documents and cuts the result to windows.
+    """Joins documents and cuts the result into windows.
 
     Every document is followed by ``end_of_text``. A window starts with the last token of the one before it, so that
-    each token but the first is predicted exactly once. Tokens at the end that do not fill a window are dropped, at most
-    ``context_length - 1`` of them where there is a window.
+    each token but the first is predicted exactly once. Tokens at the end that do not fill a window are dropped: at
+    most ``context_length - 1``, if there is a window at all.
 
     Args:
         token_ids: Token ids of each document.
@@ -28,7 +28,7 @@ def pack(
         end_of_text: Id of the separator.
 
     Returns:
-        ``[n, context_length + 1]``, uint16 where the ids fit, else uint32; ``n`` is 0 where there are too few tokens.
+        ``[n, context_length + 1]``, uint16 if the ids fit, else uint32; ``n`` is 0 if there are too few tokens.
 
     Raises:
         ValueError: If ``context_length`` is not positive, or an id is negative or does not fit uint32.
@@ -52,16 +52,17 @@ def pack(
 
 
 def separate_documents(window: Tensor, end_of_text: int) -> dict[str, Tensor]:
-    """Inputs and targets of a window in which no target is of another document than its input.
+    """Splits a window into inputs and targets such that no target belongs to another document than its input.
 
     Args:
         window: Token ids, ``[..., context_length + 1]`` int64, in which every document is followed by ``end_of_text``.
         end_of_text: Id of the separator.
 
     Returns:
-        ``inputs`` and ``targets``, ``[..., context_length]`` int64, where a target that begins a document is -100,
-        which torch's cross entropy ignores; and ``documents``, of the same shape, which numbers the inputs' documents
-        from 0 on: attention is kept within them by ``documents[..., :, None] == documents[..., None, :]``.
+        ``inputs`` and ``targets``, ``[..., context_length]`` int64, where the target at the start of a document is
+        -100, which torch's cross entropy ignores; and ``documents``, of the same shape, the number of each input's
+        document, from 0. The attention mask ``documents[..., :, None] == documents[..., None, :]`` keeps attention
+        within documents.
 
     Example:
         >>> separate_documents(torch.tensor([5, 6, 0, 7, 8]), end_of_text=0)["targets"]
@@ -72,13 +73,13 @@ def separate_documents(window: Tensor, end_of_text: int) -> dict[str, Tensor]:
     return {
         "inputs": inputs,
         "targets": torch.where(ends, -100, targets),
-        # a separator belongs to the document that it ends
+        # a separator belongs to the document before it
         "documents": ends.cumsum(-1) - ends.long(),
     }
 
 
 def token_dtype(token_ids: NDArray[np.integer]) -> type[np.uint16] | type[np.uint32]:
-    """The smallest of uint16 and uint32 that holds all of ``token_ids``.
+    """uint16 if it holds all of ``token_ids``, else uint32.
 
     Raises:
         ValueError: If neither does.
@@ -90,22 +91,22 @@ def token_dtype(token_ids: NDArray[np.integer]) -> type[np.uint16] | type[np.uin
 
 
 def _as_array(token_ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.integer]:
-    # arrays keep their own type: a large corpus would take four times its memory as int64
+    # arrays keep their dtype: as int64, a large corpus would take up to four times the memory
     return token_ids if isinstance(token_ids, np.ndarray) else np.asarray(token_ids, dtype=np.int64)
 
 
 class PackedTokens(Dataset[Tensor]):
-    """A map-style data set of the windows that :func:`pack` made.
+    """A map-style data set of windows made by :func:`pack`.
 
     Args:
         windows: ``[n, context_length + 1]`` integers, or a ``.npy`` file of them. A file is memory-mapped, and worker
             processes open it themselves instead of getting a copy.
-        end_of_text: Id of the separator; needed where targets do not cross documents.
-        cross_document_targets: Whether the last token of a document is to predict the first of the next. If not, a
-            sample is what :func:`separate_documents` makes of a window, which also tells attention the documents.
+        end_of_text: Id of the separator; required if ``cross_document_targets`` is false.
+        cross_document_targets: Whether the last token of a document predicts the first of the next. If not, a sample is
+            the result of :func:`separate_documents`, which also has the document numbers for an attention mask.
 
     Raises:
-        ValueError: If ``windows`` is not such an array, or the separator is needed and missing.
+        ValueError: If ``windows`` is not such an array, or ``end_of_text`` is required and missing.
 
     Example:
         >>> PackedTokens(pack([[5, 6, 7]], context_length=3, end_of_text=0))[0]
@@ -149,5 +150,5 @@ class PackedTokens(Dataset[Tensor]):
 
     @property
     def tokens(self) -> int:
-        """Tokens that the windows predict, each once: ``n * context_length``."""
+        """Number of tokens that the windows predict: ``n * context_length``."""
         return len(self._windows) * (self._windows.shape[1] - 1)

@@ -39,15 +39,15 @@ class BinDescription:
     tokenizer: str
 
     def write(self, file: Path) -> None:
-        """Writes it beside the file of token ids, which makes that file complete."""
+        """Writes the description beside the file of token ids, which marks that file as complete."""
         write_json(file.with_suffix(DESCRIPTION), asdict(self))
 
     @classmethod
     def read(cls, file: Path) -> "BinDescription":
-        """Reads it.
+        """Reads the description of a file.
 
         Raises:
-            DataError: If there is none, it cannot be read, or the file is not as long as it says.
+            DataError: If it is missing or cannot be read, or the file does not have the described length.
         """
         beside = file.with_suffix(DESCRIPTION)
         try:
@@ -62,23 +62,26 @@ class BinDescription:
             raise DataError(f"{beside}: `dtype` is {found.dtype!r}, expected 'uint16' or 'uint32'.")
         expected = found.tokens * np.dtype(found.dtype).itemsize
         if size != expected:
-            raise DataError(f"{file}: {size} bytes, expected {expected}; it is cut off or not the one described.")
+            raise DataError(
+                f"{file}: {size} bytes, expected {expected}; it is truncated, or not the one described. Make it "
+                "again with `dga-domains tokenize`."
+            )
         return found
 
 
 class TokenBin(Dataset[Tensor]):
-    """The windows of a file of token ids, which is memory-mapped: any size, and shared by all processes of a machine.
+    """The windows of a memory-mapped file of token ids, of any size, shared by all processes of a machine.
 
     Window ``i`` predicts tokens ``i * context_length + 1`` to ``(i + 1) * context_length``, so each token but the first
-    is predicted once; what does not fill a window at the end is left out.
+    is predicted once; tokens at the end that do not fill a window are dropped.
 
     Args:
-        file: The ``.bin`` file that ``dga-domains tokenize`` made, with its description beside it.
+        file: A ``.bin`` file written by ``dga-domains tokenize``, with its description beside it.
         context_length: Tokens that a window predicts.
-        cross_document_targets: As of :class:`~lightning_dga.data.text.PackedTokens`.
+        cross_document_targets: See :class:`~lightning_dga.data.text.PackedTokens`.
 
     Raises:
-        DataError: If the file is missing, cut off, or too short for one window.
+        DataError: If the file is missing, truncated, or too short for one window.
         ValueError: If ``context_length`` is not positive.
     """
 
@@ -110,7 +113,7 @@ class TokenBin(Dataset[Tensor]):
         return window if self.cross_document_targets else separate_documents(window, self.description.end_of_text)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a worker process that is not forked maps the file itself, and gets no copy of it
+        # a worker process that is not forked maps the file itself instead of getting a copy
         again = partial(type(self), cross_document_targets=self.cross_document_targets)
         return again, (self.file, self.context_length)
 

@@ -1,4 +1,4 @@
-"""A corpus as token ids: the tokenizer is trained, and every document encoded with it."""
+"""Tokenizes a corpus: trains the tokenizer, and encodes every document with it."""
 
 import hashlib
 import logging
@@ -30,11 +30,11 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.err
 
 
 class TokenizedDocuments:
-    """Token ids of documents, all in one array.
+    """Token ids of documents, stored in one array.
 
     Args:
         tokens: The documents one after the other, ``[tokens]`` uint16 or uint32.
-        ends: Where each ends in ``tokens``, ``[documents]`` int64.
+        ends: End of each document in ``tokens``, ``[documents]`` int64.
     """
 
     def __init__(self, tokens: NDArray[np.integer], ends: NDArray[np.int64]) -> None:
@@ -62,7 +62,7 @@ class TokenizedCorpus:
     """A :class:`TextCorpus` as token ids.
 
     Attributes:
-        tokenizer: What encoded it.
+        tokenizer: The tokenizer that encoded it.
         domains: Training documents by domain name, in the order of the corpus.
         target: Documents of the target set.
         val: Documents to validate on.
@@ -82,7 +82,7 @@ def tokenize_corpus(corpus: TextCorpus, vocab_size: int, cache_dir: str | Path |
     Args:
         corpus: The documents.
         vocab_size: Maximum vocabulary size, at least 257.
-        cache_dir: A folder that keeps the result, under a hash of the documents and of ``vocab_size``. Several
+        cache_dir: Folder that caches the result, keyed by a hash of the documents and of ``vocab_size``. Several
             processes may share it. An entry that cannot be read is made again.
 
     Raises:
@@ -92,7 +92,7 @@ def tokenize_corpus(corpus: TextCorpus, vocab_size: int, cache_dir: str | Path |
     """
     for name, documents in corpus.domains.items():
         if not documents:
-            raise DataError(f"Domain {name!r} of corpus {corpus.name!r} has no document; remove it or give it some.")
+            raise DataError(f"Domain {name!r} of corpus {corpus.name!r} has no document; remove it, or add documents.")
     if cache_dir is None:
         return _tokenize(corpus, vocab_size)
     file = Path(cache_dir) / f"{_key(corpus, vocab_size)}.npz"
@@ -126,7 +126,7 @@ def _encode(tokenizer: "Tokenizer", documents: Sequence[str]) -> TokenizedDocume
     dtype = token_dtype(np.array([tokenizer.get_vocab_size() - 1]))
     encoded: list[NDArray[np.integer]] = []
     for start in range(0, len(documents), _DOCUMENTS_AT_ONCE):
-        # the library's own result takes many times the memory of the ids, so it is dropped piece by piece
+        # in pieces, because the library's own result takes many times the memory of the ids
         batch = tokenizer.encode_batch(list(documents[start : start + _DOCUMENTS_AT_ONCE]))
         encoded.extend(np.array(encoding.ids, dtype=dtype) for encoding in batch)
     ends = np.cumsum([len(ids) for ids in encoded], dtype=np.int64)
@@ -140,14 +140,14 @@ def _key(corpus: TextCorpus, vocab_size: int) -> str:
         digest.update(f"\n{name!r} {len(documents)}\n".encode())
         for document in documents:
             text = document.encode()
-            # with their lengths, so that documents cut elsewhere have another key
+            # includes lengths, so that the same text split elsewhere has another key
             digest.update(b"%d:" % len(text))
             digest.update(text)
     return digest.hexdigest()
 
 
 def _to_arrays(tokenized: TokenizedCorpus) -> dict[str, NDArray]:
-    # domains by number: their names may hold what no archive member's name may
+    # domains by number, because their names may contain characters that an archive member's name may not
     parts = {str(index): part for index, part in enumerate(tokenized.domains.values())}
     parts |= {part: getattr(tokenized, part) for part in _HELD_OUT}
     arrays: dict[str, NDArray] = {"tokenizer": np.frombuffer(tokenized.tokenizer.to_str().encode(), dtype=np.uint8)}

@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE, trained on the user's own documents."""
+"""A byte-level BPE tokenizer, trained on the user's own documents."""
 
 from collections.abc import Iterable
 from types import ModuleType
@@ -15,14 +15,14 @@ _BYTES = 256
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "Tokenizer":
-    """Trains a byte-level BPE tokenizer (as GPT-2's, with one special token), the same for the same documents.
+    """Trains a byte-level BPE tokenizer like GPT-2's, deterministically.
 
-    It encodes any text: what it did not see in training falls back to bytes. ``<|endoftext|>``, id 0, separates
-    documents; a document that spells it out is encoded as ordinary text.
+    It encodes any text: what did not occur in training falls back to bytes. The only special token is
+    ``<|endoftext|>``, with id 0, which separates documents; the same characters in a document are encoded as text.
 
     Args:
-        documents: What to train on.
-        vocab_size: Most token ids; fewer where the documents hold no more pairs to merge.
+        documents: The documents to train on.
+        vocab_size: Maximum vocabulary size; smaller if the documents have no more pairs to merge.
 
     Raises:
         ImportError: If the ``tokenizers`` library is not installed.
@@ -47,11 +47,11 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "Tokenizer":
 
 
 def load_tokenizer(serialized: str) -> "Tokenizer":
-    """Restores what ``tokenizer.to_str()`` saved of a tokenizer of :func:`train_tokenizer`.
+    """Restores a tokenizer of :func:`train_tokenizer` from its ``to_str()``.
 
     Raises:
         ImportError: If the ``tokenizers`` library is not installed.
-        ValueError: If ``serialized`` is not that of a tokenizer.
+        ValueError: If ``serialized`` is not a serialized tokenizer.
     """
     library = tokenizers_library()
     try:
@@ -64,7 +64,7 @@ def tokenizers_library() -> ModuleType:
     """The ``tokenizers`` library, which is optional.
 
     Raises:
-        ImportError: If it is not installed; names the extra that has it.
+        ImportError: If it is not installed; the message names the extra that contains it.
     """
     try:
         import tokenizers

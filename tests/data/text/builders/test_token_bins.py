@@ -181,7 +181,7 @@ def test_bins_that_are_cut_off_missing_or_too_short_are_named(root, tmp_path):
         TokenBin(file, 100_000)
     with file.open("r+b") as opened:
         opened.truncate(100)
-    with pytest.raises(DataError, match=r"sea\.bin: 100 bytes, expected \d+; it is cut off"):
+    with pytest.raises(DataError, match=r"sea\.bin: 100 bytes, expected \d+; it is truncated"):
         TokenBin(file, 16)
     with pytest.raises(DataError, match=r"no .*none\.bin.*dga-domains tokenize"):
         TokenBin(tmp_path / "bins" / "none.bin", 16)
@@ -222,7 +222,7 @@ def test_sources_that_were_written_again_are_noticed(root, tmp_path, name):
     file.write_bytes(gzip.compress(gzip.decompress(content).replace(b"word", b"deed")) if "gz" in name else content)
     os.utime(file, ns=(0, file.stat().st_mtime_ns + 10_000_000))
     domain = name.partition("/")[0].partition(".")[0]
-    with pytest.raises(DataError, match=rf"the files of {domain} have changed since.*Remove it"):
+    with pytest.raises(DataError, match=rf"the files of {domain} have changed since.*Remove the folder"):
         build_bins(root, tmp_path / "bins", vocab_size=300)
     assert contents(tmp_path / "bins") == before
     build_bins(root, tmp_path / "others", vocab_size=300)

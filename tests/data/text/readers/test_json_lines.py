@@ -58,7 +58,9 @@ def test_the_key_of_the_text_may_occur_once(read):
 
 
 def test_a_missing_key_names_those_there_are(read):
-    with pytest.raises(DataError, match=r"line 1: no key 'text'; found 'content', 'id'\. Say by `field`"):
+    with pytest.raises(
+        DataError, match=r"line 1: no key 'text'; found 'content', 'id'\. Name the key that holds the text with `field`"
+    ):
         read(b'{"content": "a", "id": 1}')
     with pytest.raises(DataError, match=r"found 'Text'\. Did you mean 'Text'\?"):
         read(b'{"Text": "a"}')

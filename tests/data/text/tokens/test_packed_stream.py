@@ -167,7 +167,10 @@ def test_a_context_of_nothing_is_refused(documents, tokenizer):
 @pytest.mark.parametrize(
     "record, message",
     [
-        ({"content": "a", "id": 1}, r"no 'text'; found 'content', 'id'\. Say by `field`"),
+        (
+            {"content": "a", "id": 1},
+            r"no 'text'; found 'content', 'id'\. Name the key that holds the text with `field`",
+        ),
         ({}, "no 'text'; found an empty one"),
         ({"text": None}, "'text' of a record is of type NoneType, expected a string"),
         ({"text": ["a"]}, "'text' of a record is of type list, expected a string"),
