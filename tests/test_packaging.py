@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lightning_dga.cli.train import config_dir
-from tests.cli.test_train import QUICK, dga_train
+from tests.helpers.commands import QUICK, dga_train
 
 ROOT = Path(__file__).parent.parent
 OTHER_APPLICATION = """

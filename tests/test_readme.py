@@ -2,11 +2,11 @@
 
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.commands import dga_train
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -37,12 +37,11 @@ def test_the_quickstart_mixes_without_a_limit_as_it_does_with_one(tmp_path, monk
 
 
 @pytest.mark.parametrize("command", re.findall(r"^dga-train .*$", README, flags=re.MULTILINE))
-def test_every_dga_train_command_composes(command):
+def test_every_dga_train_command_composes(tmp_path, command):
     overrides = [word for word in command.split()[1:] if word not in ("-m",)]
-    arguments = [sys.executable, "-m", "lightning_dga.cli.train", "--cfg", "job"]
     # a sweep's lists are for the sweeper; one of each is composed here
     overrides = [re.sub(r"=([^,]*),.*", r"=\1", override) for override in overrides]
-    done = subprocess.run([*arguments, *overrides], capture_output=True, text=True, timeout=800)
+    done = dga_train(tmp_path, "--cfg", "job", *overrides)
     assert done.returncode == 0, done.stderr[-1000:]
     assert "callbacks:" in done.stdout
 

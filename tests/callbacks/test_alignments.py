@@ -5,35 +5,15 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_dga import DynamicGradientAlignment
+from tests.helpers.reference import Compare
 from tests.helpers.reference import alignments as reference
-from tests.helpers.toys import Plain, mixture, trainer
-
-
-class Compare(Callback):
-    """Keeps what was measured beside the reference at the same parameters; put behind the callback under test."""
-
-    def __init__(self, callback, loss):
-        self.callback, self.loss, self.pairs = callback, loss, []
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        found = self.callback.alignments
-        if found is not None and found.step == trainer.global_step and len(self.pairs) < found.step // 2:
-            update = len(self.pairs)
-            expected = reference(
-                copy.deepcopy(pl_module), self.loss, trainer.datamodule, update, self.callback.probe_batch_size, 3
-            )
-            self.pairs.append((found.values, expected, found.target_norm))
+from tests.helpers.toys import Plain, half_precision, mixture, trainer
 
 
 def plain_loss(module, batch):
     return module.loss(batch)
-
-
-def half_precision():
-    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))
 
 
 @pytest.mark.parametrize(
@@ -52,12 +32,17 @@ def half_precision():
 def test_they_equal_the_reference(settings, tolerance, loss_fn):
     settings = {name: value() if callable(value) else value for name, value in settings.items()}
     callback = DynamicGradientAlignment(every_n_steps=2, estimator="backward", loss_fn=loss_fn, probe_batch_size=3)
-    compare = Compare(callback, plain_loss)
+
+    def expected(trainer, module):
+        update = trainer.global_step // 2 - 1
+        return reference(copy.deepcopy(module), plain_loss, trainer.datamodule, update, callback.probe_batch_size, 3)
+
+    compare = Compare(callback, expected)
     trainer(callback, compare, max_steps=6, **settings).fit(Plain(dropout=0.2, norm=True), datamodule=mixture())
     assert len(compare.pairs) == 3
-    for found, expected, norm in compare.pairs:
-        scale = max(expected.abs().max().item(), norm**2)
-        assert ((found - expected).abs().max() / scale).item() < tolerance
+    for found, expected in compare.pairs:
+        scale = max(expected.abs().max().item(), found.target_norm**2)
+        assert ((found.values - expected).abs().max() / scale).item() < tolerance
 
 
 def test_one_alignment_for_each_optimizer_step_boundary():

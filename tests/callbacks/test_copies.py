@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning_dga import DynamicGradientAlignment
 from lightning_dga.alignment import Backward
 from lightning_dga.reweighting import DGA
-from tests.helpers.toys import Plain, mixture, trainer
+from tests.helpers.toys import BySample, mixture, trainer
 
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda value: pickle.loads(pickle.dumps(value)), "copy": copy.copy}
 
@@ -37,13 +37,10 @@ class CopiesAt(Callback):
         self.copies.append(self.copied(self.callback))
 
 
-class Model(Plain):
+class Model(BySample):
     def __init__(self):
         super().__init__()
         self.unused = torch.nn.Linear(300, 300)
-
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
 
 
 def weights_of_a_run(callback, *others):

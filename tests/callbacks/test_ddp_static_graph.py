@@ -13,7 +13,7 @@ from tests.helpers.toys import Plain, mixture, trainer
 pytestmark = pytest.mark.cluster
 
 
-class BySample(Plain):
+class Unused(Plain):
     def __init__(self, reentrant, unused):
         super().__init__()
         self.reentrant, self.unused = reentrant, unused
@@ -46,7 +46,7 @@ def run(folder, *callbacks, reentrant=False, batch_size=4, unused=False, **setti
     torch.manual_seed(0)
     strategy = DDPStrategy(start_method="fork", **settings)
     fit = trainer(*callbacks, Save(folder), max_steps=5, strategy=strategy, devices=2)
-    fit.fit(BySample(reentrant, unused), datamodule=mixture(batch_size=batch_size))
+    fit.fit(Unused(reentrant, unused), datamodule=mixture(batch_size=batch_size))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -7,12 +7,7 @@ import torch
 from lightning.pytorch import Callback, seed_everything
 
 from lightning_dga import DynamicGradientAlignment
-from tests.helpers.toys import Plain, mixture, trainer
-
-
-class BySample(Plain):
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
+from tests.helpers.toys import BySample, mixture, trainer
 
 
 class Rounded(BySample):

@@ -8,16 +8,11 @@ from lightning.pytorch import Callback
 
 from lightning_dga import DynamicGradientAlignment
 from tests.helpers.processes import together
-from tests.helpers.toys import Plain, mixture, trainer
+from tests.helpers.toys import BySample, mixture, trainer
 
 RANKS = 3
 # of the callback; a process that waits for another does so for as long
 TIMEOUT = 600
-
-
-class BySample(Plain):
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
 
 
 def fit(callback, *others, module=BySample, **arguments):

@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_dga import DynamicGradientAlignment
 from lightning_dga.alignment import Auto, Backward, EstimatorRefusal
-from tests.helpers.toys import Plain, mixture, trainer
+from tests.helpers.toys import BySample, mixture, trainer
 
 
 class ByHand(nn.Module):
@@ -32,14 +32,13 @@ class ByKeyword(ByHand):
 CASES = [(ByHand, "outside of the layers"), (ByKeyword, "called in another way")]
 
 
-class BySample(Plain):
+class WithFirst(BySample):
+    """A model whose first layer is another."""
+
     def __init__(self, first=None):
         super().__init__()
         if first is not None:
             self.layers[0] = first()
-
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
 
 
 class Late(Callback):
@@ -63,7 +62,7 @@ class Losses(Callback):
 def fit(*callbacks, first=None, batch_size=12, **settings):
     torch.manual_seed(0)
     losses = Losses()
-    trainer(*callbacks, losses, **settings).fit(BySample(first), datamodule=mixture(batch_size=batch_size))
+    trainer(*callbacks, losses, **settings).fit(WithFirst(first), datamodule=mixture(batch_size=batch_size))
     return losses.losses
 
 

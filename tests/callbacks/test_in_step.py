@@ -5,23 +5,15 @@ import copy
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_dga import DynamicGradientAlignment
 from tests.helpers.reference import gradient
-from tests.helpers.toys import Plain, mixture, trainer
+from tests.helpers.toys import BySample, Plain, half_precision, mixture, trainer
 
 PURE, MIXED, ALIKE = {"batch_size": 1}, {"batch_size": 6}, {"batch_size": 4, "pure_batches": True}
 
 
-class BySample(Plain):
-    """Also tells the loss of each sample."""
-
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
-
-
-class Compare(Callback):
+class CompareStep(Callback):
     """Keeps each optimizer step's parameters and batches, and what the reference makes of them."""
 
     def __init__(self, callback, k=3):
@@ -57,10 +49,6 @@ class Compare(Callback):
         return values, counts
 
 
-def half_precision():
-    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0))
-
-
 @pytest.mark.parametrize("data", [PURE, MIXED, ALIKE], ids=["one sample", "many domains", "one domain"])
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
@@ -76,7 +64,7 @@ def half_precision():
 def test_they_equal_the_reference(data, settings, tolerance, accumulated):
     settings = {name: value() if callable(value) else value for name, value in settings.items()}
     callback = DynamicGradientAlignment(every_n_steps=2, estimator="in_step", probe_batch_size=30)
-    compare = Compare(callback)
+    compare = CompareStep(callback)
     fit = trainer(callback, compare, max_steps=8, accumulate_grad_batches=accumulated, **settings)
     fit.fit(BySample(), datamodule=mixture(**data))
     assert len(compare.pairs) == 4

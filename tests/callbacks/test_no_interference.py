@@ -2,15 +2,15 @@
 
 import copy
 import random
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
-from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_dga import DynamicGradientAlignment
-from tests.helpers.toys import Plain, mixture, trainer
+from tests.helpers.toys import Plain, half_precision, mixture, trainer
 
 
 class Watch(Callback):
@@ -54,18 +54,15 @@ class Noisy(Plain):
         return super().training_step([batch[0] + 0.1 * noise, *batch[1:]], batch_idx)
 
 
-def half_precision():
-    # small enough a scale that a step is taken, large enough that the first growth or backoff would show
-    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3))
-
-
+# the first growth or backoff of the scale shows
+SCALED = partial(half_precision, growth_interval=3)
 CASES = {
     "fp32": {},
     "bf16-mixed": {"precision": "bf16-mixed"},
     "bf16-true": {"precision": "bf16-true"},
-    "fp16 with a scaler": {"plugins": half_precision},
+    "fp16 with a scaler": {"plugins": SCALED},
     "accumulation": {"accumulate_grad_batches": 3},
-    "fp16 and accumulation": {"plugins": half_precision, "accumulate_grad_batches": 3},
+    "fp16 and accumulation": {"plugins": SCALED, "accumulate_grad_batches": 3},
     "clipping": {"gradient_clip_val": 0.1},
 }
 

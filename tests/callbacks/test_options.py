@@ -9,36 +9,16 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_dga import DynamicGradientAlignment
-from tests.helpers.reference import gradient
-from tests.helpers.toys import Plain, mixture, trainer
+from tests.helpers.reference import Compare, gradient
+from tests.helpers.toys import BySample, Plain, mixture, trainer
 
 
-class BySample(Plain):
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
-
-
-def parts(module, datamodule, update, size):
+def parts(trainer, module, size=3):
     """The reference's target gradient and those of the domains, ``[P]`` and ``[k, P]``."""
-    probes = datamodule.probes(update, size)
+    probes = trainer.datamodule.probes(trainer.global_step // 2 - 1, size)
     target = gradient(module, Plain.loss, [(len(p.domains), p.batch) for p in probes.target()])
     domains = [gradient(module, Plain.loss, [(1, probe.batch)]) for probe in probes.by_domain()]
     return target, torch.stack(domains)
-
-
-class Compare(Callback):
-    """What was measured last, and what ``expected(module, optimizer, target, domains)`` makes of the reference."""
-
-    def __init__(self, callback, expected):
-        self.callback, self.expected = callback, expected
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == 4:
-            target, domains = parts(pl_module, trainer.datamodule, 1, self.callback.probe_batch_size)
-            self.pair = (
-                self.callback.alignments,
-                self.expected(pl_module, trainer.optimizers[0], target, domains),
-            )
 
 
 @pytest.mark.parametrize("estimator", ["backward", "batched", "finite_difference"])
@@ -47,15 +27,21 @@ def test_alignments_over_some_of_the_parameters(estimator):
         2, estimator=estimator, parameters=r"^layers\.0", probe_batch_size=3, rule="static"
     )
     first = 4 * 8 + 8
-    compare = Compare(callback, lambda module, optimizer, target, domains: domains[:, :first] @ target[:first])
+
+    def product(trainer, module):
+        target, domains = parts(trainer, module)
+        return domains[:, :first] @ target[:first]
+
+    compare = Compare(callback, product)
     trainer(callback, compare, max_steps=4).fit(BySample(), datamodule=mixture())
-    found, expected = compare.pair
+    found, expected = compare.pairs[-1]
     torch.testing.assert_close(found.values, expected, rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("estimator", ["backward", "batched", "finite_difference"])
 def test_alignments_of_the_optimizers_own_step(estimator):
-    def preconditioned(module, optimizer, target, domains):
+    def preconditioned(trainer, module):
+        (optimizer,), (target, domains) = trainer.optimizers, parts(trainer, module)
         diagonals = []
         for parameter in module.parameters():
             state = optimizer.state[parameter]
@@ -70,7 +56,7 @@ def test_alignments_of_the_optimizers_own_step(estimator):
     )
     compare = Compare(callback, preconditioned)
     trainer(callback, compare, max_steps=4).fit(BySample(), datamodule=mixture())
-    found, (expected, self_product) = compare.pair
+    found, (expected, self_product) = compare.pairs[-1]
     torch.testing.assert_close(found.values, expected, rtol=2e-3, atol=1e-3)
     assert found.target_norm**2 == pytest.approx(self_product.item(), rel=1e-4)
 

@@ -6,17 +6,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
 from lightning_dga.reweighting import ODM, RULES, DoReMi
-from tests.helpers.toys import Plain, Points, mixture, trainer
+from tests.helpers.toys import BySample, Points, mixture, trainer
 
 PRIOR = {"domain0": 3, "domain1": 1, "domain2": 0}
 NEEDS_PRIOR = {"importance", "water_filling"}
-
-
-class BySample(Plain):
-    """A model that `auto` measures within its training steps."""
-
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
 
 
 def without_target(**arguments):

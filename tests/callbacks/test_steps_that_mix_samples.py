@@ -9,14 +9,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_dga import DynamicGradientAlignment
 from tests.helpers.reference import alignments as reference
-from tests.helpers.toys import Plain, Points, mixture, trainer
+from tests.helpers.toys import BySample, Points, mixture, trainer
 
 
-class BySample(Plain):
-    """A loss for each sample, and a step that does something to its batch in training mode."""
-
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
+class Changes(BySample):
+    """A step that does something to its batch in training mode."""
 
     def training_step(self, batch, batch_idx):
         return self.alignment_loss(self.changed(batch) if self.training else batch).mean()
@@ -25,13 +22,13 @@ class BySample(Plain):
         return batch
 
 
-class Shuffles(BySample):
+class Shuffles(Changes):
     def changed(self, batch):
         order = torch.randperm(len(batch[0]))
         return [part[order] for part in batch]
 
 
-class Reverses(BySample):
+class Reverses(Changes):
     """Draws no random numbers, and does it as late as in the middle of the run."""
 
     late = False
@@ -41,12 +38,12 @@ class Reverses(BySample):
         return batch if at_rest else [part.flip(0) for part in batch]
 
 
-class Mixup(BySample):
+class Mixup(Changes):
     def changed(self, batch):
         return [0.6 * part + 0.4 * part.roll(1, 0) if part.is_floating_point() else part for part in batch]
 
 
-class Repeats(BySample):
+class Repeats(Changes):
     """Drops some samples, and fills up with others."""
 
     def changed(self, batch):
@@ -55,7 +52,7 @@ class Repeats(BySample):
         return [part[index] for part in batch]
 
 
-class Hardest(BySample):
+class Hardest(Changes):
     """Takes the gradient of half of the samples."""
 
     def training_step(self, batch, batch_idx):
@@ -63,7 +60,7 @@ class Hardest(BySample):
         return losses.topk(max(len(losses) // 2, 1)).values.mean()
 
 
-class Tokens(BySample):
+class Tokens(Changes):
     """The mean over tokens, of which samples have different numbers."""
 
     def tokens(self, batch):
@@ -138,7 +135,7 @@ def hooks(module):
     return of_parameters + sum("forward" in vars(child) for child in module.modules())
 
 
-class Skipping(BySample):
+class Skipping(Changes):
     """Skips every third batch in its step, or in the hook before it."""
 
     def __init__(self, how):

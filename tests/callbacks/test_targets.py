@@ -8,33 +8,21 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_dga import DynamicGradientAlignment, MixtureDataModule
 from lightning_dga.reweighting import DGA, DistributionReweighting, Static
-from tests.helpers.reference import gradient
-from tests.helpers.toys import Plain, Points, mixture, trainer
+from tests.helpers.reference import Compare, gradient
+from tests.helpers.toys import BySample, Plain, Points, mixture, trainer
 
 BASIS = {"first": [0.5, 0.5, 0.0], "last": [0.0, 0.0, 1.0]}
 ESTIMATORS = ["backward", "finite_difference", "batched"]
 
 
-class BySample(Plain):
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
+def reference(module, targets, domains, k):
+    """The reference's alignments, ``[k, targets]``, from the probes of each target and of all domains."""
 
+    def of(probes):
+        return gradient(module, Plain.loss, [(len(p.domains), p.batch) for p in probes])
 
-class Compare(Callback):
-    """The reference's alignments at the parameters of step 2: ``probes(data)`` are the targets' and the domains'."""
-
-    def __init__(self, probes):
-        self.probes = probes
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == 2:
-            targets, domains, k = self.probes(trainer.datamodule)
-
-            def of(probes):
-                return gradient(pl_module, Plain.loss, [(len(p.domains), p.batch) for p in probes])
-
-            rows = [of([p for p in domains if p.domains[0] == row]) for row in range(k)]
-            self.expected = torch.stack(rows) @ torch.stack([of(list(target)) for target in targets], 1)
+    rows = [of([p for p in domains if p.domains[0] == row]) for row in range(k)]
+    return torch.stack(rows) @ torch.stack([of(list(target)) for target in targets], 1)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -42,12 +30,15 @@ def test_alignments_with_several_targets_are_a_matrix(estimator):
     domains = {f"domain{i}": Points(i, 30 + i) for i in range(3)}
     data = MixtureDataModule(domains, {"x": Points(1, 12), "y": Points(2, 9)}, batch_size=4, target_batch_size=5)
     callback = DynamicGradientAlignment(2, estimator=estimator, rule="grape", probe_batch_size=3)
-    compare = Compare(
-        lambda data: ([data.probes(0, 3, target=n).target() for n in (0, 1)], list(data.probes(0, 3).by_domain()), 3)
-    )
+
+    def expected(trainer, module):
+        targets = [data.probes(0, 3, target=n).target() for n in (0, 1)]
+        return reference(module, targets, list(data.probes(0, 3).by_domain()), 3)
+
+    compare = Compare(callback, expected)
     trainer(callback, compare, max_steps=2).fit(BySample(), datamodule=data)
-    found = callback.alignments
-    torch.testing.assert_close(found.by_target, compare.expected, rtol=2e-3, atol=1e-4)
+    ((found, wanted),) = compare.pairs
+    torch.testing.assert_close(found.by_target, wanted, rtol=2e-3, atol=1e-4)
     torch.testing.assert_close(found.values, found.by_target.mean(1))
     assert found.targets == ("x", "y") and len(set(found.target_losses.tolist())) == 2
     assert callback._loop.progress.rule["targets"].sum().item() == pytest.approx(1)
@@ -59,13 +50,17 @@ def test_alignments_of_a_basis_are_those_of_samples_drawn_from_it(tmp_path, esti
     rule = DistributionReweighting(Static(), BASIS)
     callback = DynamicGradientAlignment(2, estimator=estimator, rule=rule, probe_batch_size=4)
 
-    def probes(data):
-        mixtures = rule.mixtures(data.domain_names)
-        return [data.probes(0, 4).target()], list(data.probes(0, 4, mixtures=mixtures).by_domain()), 2
+    data = mixture(batch_size=32)
 
-    compare, data = Compare(probes), mixture(batch_size=32)
+    def expected(trainer, module):
+        mixtures = rule.mixtures(data.domain_names)
+        of_mixtures = list(data.probes(0, 4, mixtures=mixtures).by_domain())
+        return reference(module, [data.probes(0, 4).target()], of_mixtures, 2)
+
+    compare = Compare(callback, expected)
     trainer(callback, compare, max_steps=2, logger=logger).fit(BySample(), datamodule=data)
-    torch.testing.assert_close(callback.alignments.values, compare.expected[:, 0], rtol=2e-3, atol=1e-4)
+    ((found, wanted),) = compare.pairs
+    torch.testing.assert_close(found.values, wanted[:, 0], rtol=2e-3, atol=1e-4)
     assert data.weights.tolist() == pytest.approx([0.25, 0.25, 0.5])
     header = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"dga/alignment/first", "dga/alignment/last", "dga/weight/domain0"} <= set(header)

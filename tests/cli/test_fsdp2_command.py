@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from tests.cli.test_train import corpora_run, rows
+from tests.helpers.commands import corpora_run, dga_train_from_a_shell, rows
 
 
 @pytest.mark.cluster
 def test_two_sharded_processes_do_what_one_does_and_resume(tmp_path, corpora):
     def run(name, *overrides):
-        done = corpora_run(tmp_path, corpora, f"name={name}", "callbacks.dga.estimator=backward", *overrides)
+        overrides = [f"name={name}", "callbacks.dga.estimator=backward", *overrides]
+        done = corpora_run(tmp_path, corpora, *overrides, run=dga_train_from_a_shell)
         assert done.returncode == 0, done.stderr[-2000:]
         return tmp_path / "runs" / name / "dga_seed0"
 

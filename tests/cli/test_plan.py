@@ -1,6 +1,6 @@
 """`dga-train plan=true`."""
 
-from tests.cli.test_train import QUICK, dga_train
+from tests.helpers.commands import QUICK, dga_train
 
 
 def test_a_plan_needs_no_devices_and_leaves_nothing(tmp_path, corpora):

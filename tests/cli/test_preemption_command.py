@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.cli.test_train import QUICK, rows
+from tests.helpers.commands import QUICK, rows
 
 LONG = ["trainer.max_steps=400", "trainer.val_check_interval=200"]
 

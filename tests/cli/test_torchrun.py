@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.cli.test_train import QUICK, corpora_run, rows
+from tests.helpers.commands import QUICK, corpora_run, dga_train_from_a_shell, rows
 
 # `in_step` measures what each process trains on, which is other samples where there are more processes
 SETTINGS = ["callbacks.dga.estimator=backward"]
@@ -15,7 +15,7 @@ SETTINGS = ["callbacks.dga.estimator=backward"]
 
 @pytest.mark.cluster
 def test_two_processes_of_torchrun_do_what_one_does(tmp_path, corpora):
-    assert corpora_run(tmp_path, corpora, *SETTINGS, "name=alone").returncode == 0
+    assert corpora_run(tmp_path, corpora, *SETTINGS, "name=alone", run=dga_train_from_a_shell).returncode == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather", "name=together"]
     trainer = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", *SETTINGS]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 
@@ -12,40 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lightning_dga.cli.train import main
-
-QUICK = [
-    "trainer.max_steps=6",
-    "trainer.val_check_interval=3",
-    "trainer.log_every_n_steps=2",
-    "callbacks.dga.every_n_steps=2",
-    "model.d_model=16",
-    "model.num_layers=1",
-    "model.num_heads=2",
-    "data.context_length=16",
-    "data.batch_size=8",
-    "data.target_batch_size=8",
-    "data.vocab_size=300",
-    "data.tokens_per_domain=2000",
-    "prior=null",
-    "~callbacks.progress",
-    "trainer.enable_progress_bar=false",
-]
-
-
-def dga_train(folder, *overrides, **environment):
-    command = [sys.executable, "-m", "lightning_dga.cli.train", *overrides]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=800)
-
-
-def corpora_run(folder, corpora, *overrides, **environment):
-    where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather"]
-    return dga_train(folder, *where, *QUICK, *overrides, **environment)
-
-
-def rows(run):
-    with (run / "weights.csv").open() as file:
-        return list(csv.DictReader(file))
+from tests.helpers.commands import QUICK, corpora_run, dga_train, dga_train_from_a_shell, rows
 
 
 def log_rows(run):
@@ -54,7 +20,7 @@ def log_rows(run):
 
 
 def test_a_run_leaves_its_folder(tmp_path, corpora):
-    done = corpora_run(tmp_path, corpora)
+    done = corpora_run(tmp_path, corpora, run=dga_train_from_a_shell)
     assert done.returncode == 0, done.stderr[-2000:]
     run = tmp_path / "runs" / "weather" / "dga_seed0"
     assert OmegaConf.load(run / "config.yaml").trainer.max_steps == 6
@@ -154,9 +120,10 @@ def test_other_data_and_another_model_are_refused(tmp_path, corpora, monkeypatch
     assert code == 1 and "last.ckpt cannot be resumed with these settings" in line
 
 
+@pytest.mark.cluster
 def test_two_processes(tmp_path, corpora):
     overrides = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=4"]
-    done = corpora_run(tmp_path, corpora, *overrides)
+    done = corpora_run(tmp_path, corpora, *overrides, run=dga_train_from_a_shell)
     assert done.returncode == 0, done.stderr[-2000:]
     run = tmp_path / "runs/weather/dga_seed0"
     assert sum(json.loads((run / "metrics.json").read_text())["tokens"].values()) == 6 * 8 * 16

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cli.test_train import corpora_run, rows
+from tests.helpers.commands import corpora_run, dga_train_from_a_shell, rows
 from tests.helpers.guides import commands, small
 
 # `in_step` measures what each process trains on, which is other samples where there are more processes
@@ -22,7 +22,7 @@ def test_two_machines_do_what_one_process_does(machines, tmp_path, corpora):
     for process in started:
         said = process.communicate(timeout=1500)[1]
         assert process.returncode == 0, said[-3000:]
-    assert corpora_run(tmp_path, corpora, *SETTINGS, "name=alone").returncode == 0
+    assert corpora_run(tmp_path, corpora, *SETTINGS, "name=alone", run=dga_train_from_a_shell).returncode == 0
     folders = [tmp_path / "runs" / name / "dga_seed0" for name in ("alone", "together")]
     alone, together = (json.loads((folder / "metrics.json").read_text()) for folder in folders)
     assert together["tokens"] == alone["tokens"]

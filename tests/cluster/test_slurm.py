@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.cli.test_train import rows
+from tests.helpers.commands import rows
 from tests.helpers.guides import GUIDES, commands, small
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(4800)]

@@ -9,23 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lightning_dga import MixtureDataModule
-from tests.helpers.toys import Points, Stream
+from tests.helpers.toys import OneOf, Points, Stream, weights_at
 
 GLOBAL_BATCH, STEPS = 8, 14
-
-
-def weights(step):
-    return [1 + step % 4, 1, 2 if step % 3 else 0, 1]
-
-
-class OneOf(MixtureDataModule):
-    """The data module of one process of several, without a Trainer to tell it so."""
-
-    share = (0, 1)
-
-    def _rank_and_world_size(self):
-        return self.share
 
 
 def ranks_of(world_size, workers, make=Points, **arguments):
@@ -51,7 +37,7 @@ def run(modules, first, last, state=None):
             for module in modules:
                 # as the callback does, at the end of some steps
                 if step % 2:
-                    module.set_weights(weights(step))
+                    module.set_weights(weights_at(step))
         states = [module.state_dict() for module in modules]
     finally:
         for module in modules:
@@ -84,7 +70,7 @@ def test_a_run_that_was_killed_continues_from_its_last_checkpoint(tmp_path, work
         loader = iter(module.train_dataloader())
         for step in range(5000):
             samples = next(loader)[2].tolist()
-            module.set_weights(weights(step))
+            module.set_weights(weights_at(step))
             torch.save((step + 1, samples, module.state_dict()), tmp_path / "new")
             (tmp_path / "new").rename(tmp_path / "checkpoint")
 
@@ -109,7 +95,7 @@ def test_a_run_that_was_killed_continues_from_its_last_checkpoint(tmp_path, work
         loader, samples = iter(module.train_dataloader()), []
         for step in range(start, stop):
             samples.append(next(loader)[2].tolist())
-            module.set_weights(weights(step))
+            module.set_weights(weights_at(step))
         whole.append(samples)
     assert 0 < done < 5000
     assert whole[0][done - 1] == last

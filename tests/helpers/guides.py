@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from tests.cli.test_train import QUICK
+from tests.helpers.commands import QUICK
 
 GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 

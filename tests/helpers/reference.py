@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from lightning.pytorch import Callback
 
 
 def as_double(batch):
@@ -30,3 +31,20 @@ def alignments(model, loss, datamodule, update, size, k):
     for probe in probes.by_domain():
         by_domain[int(probe.domains[0])].append((len(probe.domains), probe.batch))
     return torch.stack([gradient(model, loss, by_domain[i]) @ target for i in range(k)])
+
+
+class Compare(Callback):
+    """Keeps the alignments of each update beside what the reference says; put behind the callback under test.
+
+    Args:
+        callback: The callback under test.
+        expected: ``expected(trainer, pl_module)``, called at the parameters that the alignments were measured at.
+    """
+
+    def __init__(self, callback, expected):
+        self.callback, self.expected, self.pairs = callback, expected, []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        found, last = self.callback.alignments, self.pairs[-1][0].step if self.pairs else 0
+        if found is not None and found.step == trainer.global_step > last:
+            self.pairs.append((found, self.expected(trainer, pl_module)))

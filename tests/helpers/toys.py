@@ -2,6 +2,7 @@
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 from torchmetrics import MeanMetric
@@ -74,6 +75,13 @@ class Plain(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), self.lr)
 
 
+class BySample(Plain):
+    """Also tells the loss of each sample."""
+
+    def alignment_loss(self, batch):
+        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
+
+
 class TwoOptimizers(Plain):
     """Steps two optimizers by hand in every batch, so that ``global_step`` rises by two."""
 
@@ -110,6 +118,20 @@ class Linear(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+def weights_at(step):
+    """Weights of four domains, other ones at each step."""
+    return [1 + step % 4, 1, 2 if step % 3 else 0, 1]
+
+
+class OneOf(MixtureDataModule):
+    """The data module of one rank of several, without a Trainer to tell it so."""
+
+    share = (0, 1)
+
+    def _rank_and_world_size(self):
+        return self.share
+
+
 class StopAt(L.Callback):
     """Ends a run early, whose planned length is another."""
 
@@ -118,6 +140,12 @@ class StopAt(L.Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         trainer.should_stop = trainer.global_step >= self.step
+
+
+def half_precision(growth_interval=2000):
+    """float16 with a scale so small that the first step is taken."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=growth_interval)
+    return MixedPrecision("16-mixed", "cpu", scaler)
 
 
 def trainer(*callbacks, **arguments):

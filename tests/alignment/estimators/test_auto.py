@@ -23,14 +23,9 @@ from lightning_dga.alignment.estimators.self_test import SomeDomains, relative_e
 from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import target_gradient
 from lightning_dga.core.alignments import Alignments
-from tests.helpers.toys import Plain, mixture
+from tests.helpers.toys import BySample, mixture
 
 FEW, MANY = TrainingStep(4, pure=False, period=10), TrainingStep(400, pure=False, period=10)
-
-
-class BySample(Plain):
-    def alignment_loss(self, batch):
-        return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
 
 
 def measurement(model, data=None, loss=lambda module, batch: module.alignment_loss(batch), **settings):

@@ -8,8 +8,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from lightning_dga import MixtureDataModule
-from tests.data.test_elastic import OneOf
-from tests.helpers.toys import Points
+from tests.helpers.toys import OneOf, Points
 
 SHARED = np.random.default_rng(0)
 

@@ -8,9 +8,8 @@ from lightning_dga import MixtureDataModule
 from lightning_dga.data import DataError
 from lightning_dga.data.streaming import streams
 from lightning_dga.data.streaming.streams import StreamReader
-from tests.data.test_elastic import OneOf, weights
 from tests.helpers.processes import together
-from tests.helpers.toys import Points
+from tests.helpers.toys import OneOf, Points, weights_at
 
 datasets = pytest.importorskip("datasets", reason="Hugging Face data sets are an extra: pip install lightning-dga[hub]")
 
@@ -76,7 +75,7 @@ def run(modules, first, last, state=None):
     for step in range(first, last):
         sequence.append([sample for loader in loaders for sample in next(loader)])
         for module in modules:
-            module.set_weights(weights(step)[:3])
+            module.set_weights(weights_at(step)[:3])
     states = [module.state_dict() for module in modules]
     for module in modules:
         module.teardown("fit")
@@ -159,7 +158,7 @@ def saved_by_the_first_process():
     loader = iter(module.train_dataloader())
     for step in range(200):
         next(loader)
-        module.set_weights(weights(step)[:3])
+        module.set_weights(weights_at(step)[:3])
     return module.state_dict()
 
 

@@ -9,9 +9,8 @@ from torch.utils.data import IterableDataset
 
 from lightning_dga.data import DataError
 from lightning_dga.data.text import PackedStream, train_tokenizer
-from tests.data.test_elastic import OneOf
 from tests.helpers.processes import together
-from tests.helpers.toys import Points
+from tests.helpers.toys import OneOf, Points
 
 datasets = pytest.importorskip("datasets", reason="Hugging Face data sets are an extra: pip install lightning-dga[hub]")
 
