@@ -12,8 +12,8 @@ times P.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import count
-from typing import Any
+from itertools import count, islice
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,8 @@ if dist.is_available():
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
     from torch.distributed.tensor import DTensor
+
+_T = TypeVar("_T")
 
 
 def world_size() -> int:
@@ -152,6 +154,29 @@ def all_reduce_(tensor: Tensor) -> Tensor:
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether a flag is set on any rank, so that all ranks take the same decision; every rank must call it."""
     return bool(all_reduce_(torch.tensor(float(flag), device=device)).item())
+
+
+def in_lockstep(items: Iterable[_T], spare: Callable[[], _T], device: torch.device) -> Iterator[tuple[_T, bool]]:
+    """Each rank's own items, in as many turns on every rank, for passes that themselves wait for all ranks.
+
+    Every rank must call it, and one number is all-reduced before each turn.
+
+    Args:
+        items: This rank's items; ranks may have different numbers of them.
+        spare: Makes an item for a rank that never had one.
+        device: The device for the collectives.
+
+    Yields:
+        An item, and whether it is this rank's own; a rank with none left gets its last one again.
+    """
+    own = iter(items)
+    last: list[_T] = []
+    while True:
+        found = list(islice(own, 1))
+        if not any_rank(bool(found), device):
+            return
+        last = found or last or [spare()]
+        yield last[0], bool(found)
 
 
 def broadcast(tensor: Tensor, device: torch.device) -> Tensor:

@@ -87,9 +87,9 @@ class Cost:
         """Work per rank for an update."""
         if not self.sharded:
             return (self.domain_work + self.target_batch_size) / self.processes
-        # ranks run sharded backward passes in lockstep, all of them on the same samples
+        # ranks run sharded backward passes of a domain in lockstep, all of them on the same samples
         spread = self.processes if self.estimator in (*_SHARED, "in_step") else 1
-        return self.domain_work / spread + self.target_batch_size
+        return self.domain_work / spread + self.target_batch_size / self.processes
 
     @property
     def training_work(self) -> float:
@@ -118,7 +118,7 @@ class Cost:
             "batched": 2 * gradient * share,
             "finite_difference": 5 * gradient * share + both * of_domain,
         }.get(self.estimator, both * self.domains * of_domain)
-        return moved + both * self._passes(self.target_batch_size) + self._bookkeeping_bytes
+        return moved + both * self._passes(-(-self.target_batch_size // self.processes)) + self._bookkeeping_bytes
 
     @property
     def training_bytes(self) -> float:

@@ -28,6 +28,7 @@ def test_an_update_moves_one_gradient_and_a_few_numbers_for_each_domain():
 def test_shards_are_gathered_in_each_pass():
     sharded = cost(sharded=True, probe_batch_size=2, target_batch_size=8)
     gradient = 4 * 10**6
+    assert sharded.update_bytes == replace(sharded, target_batch_size=32).update_bytes
     passes = {"backward": 3 * (10 + 1), "batched": 3 + 2, "finite_difference": 3 + 5 + 3, "in_step": 3}
     for estimator, of_gradients in passes.items():
         assert round(replace(sharded, estimator=estimator).update_bytes / gradient) == of_gradients
@@ -36,8 +37,8 @@ def test_shards_are_gathered_in_each_pass():
 
 def test_probes_are_shared_among_processes_unless_shards_make_them_go_together():
     assert COST.update_work == (40 + 16) / 4
-    assert cost(sharded=True).update_work == 40 + 16
-    assert cost(sharded=True, estimator="batched").update_work == 40 / 4 + 16
+    assert cost(sharded=True).update_work == 40 + 16 / 4
+    assert cost(sharded=True, estimator="batched").update_work == 40 / 4 + 16 / 4
     assert COST.training_work == 1600
     assert COST.share == cost(processes=1).share == pytest.approx(56 / 6400)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_dga.alignment.estimator import EstimatorRefusal
 from lightning_dga.alignment.probing.writes import undo_writes
-from lightning_dga.distributed import is_sharded, replicas, to_local
+from lightning_dga.distributed import all_reduce_, is_sharded, replicas, to_local, world_size
 
 Visit = Callable[[int, Tensor], None]
 
@@ -66,6 +66,21 @@ class FlatGradient:
                 "No gradient reached the sharded parameters. FSDP2 keeps gradients to itself while "
                 "`set_requires_gradient_sync(False)` holds: call it with True before the optimizer steps."
             )
+
+    def sum_over_ranks_(self) -> None:
+        """Sums over ranks what each has added; every rank must call it.
+
+        Of a sharded parameter the backward pass has already taken the mean over ranks.
+        """
+        if not self.sharded:
+            for buffer in self.buffers:
+                all_reduce_(buffer)
+            return
+        for parameter, view in zip(self.parameters, self._views, strict=True):
+            if is_sharded([parameter]):
+                view.mul_(world_size())
+            else:
+                all_reduce_(view)
 
     def dot(self, loss: Tensor) -> Tensor:
         """The inner product with the gradient of a loss, a float64 scalar (float32 on devices without float64).

@@ -1,13 +1,15 @@
 """The target gradient, which every estimator takes inner products with."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from lightning_dga.alignment.estimator import Measurement, Preconditioner
 from lightning_dga.alignment.gradients.gradient import FlatGradient, total
-from lightning_dga.distributed import all_reduce_, is_sharded, to_local, world_size
+from lightning_dga.distributed import all_reduce_, any_rank, in_lockstep, is_sharded, to_local, world_size
 
 
 @dataclass(frozen=True)
@@ -28,27 +30,29 @@ class TargetGradient:
 def target_gradient(measurement: Measurement) -> TargetGradient | None:
     """The gradient of the mean loss over the target samples of all ranks, by one all-reduce of P numbers.
 
-    If parameters are sharded, the backward passes reduce over ranks, and all ranks read all samples in lockstep.
+    If parameters are sharded, the backward passes reduce over ranks. Each rank runs its share of the samples, and as
+    many passes as every other.
 
     Returns:
         The gradient; ``None``, on every rank, if it or the loss is not finite, or there is no loss.
     """
     gradient = FlatGradient(measurement.parameters, measurement.excluded)
-    loss = measurement.loss
+    loss, device = measurement.loss, gradient.buffers[0].device
+    # a loss is weighted before its backward pass, which reduces over ranks, by at most 1, which no float16 overflows
+    unit = -(-measurement.probes.target_samples // world_size()) if gradient.sharded else 1
     sums = gradient.accumulator(2)
-    probes = measurement.probes.whole() if gradient.sharded else measurement.probes
-    for probe in probes.target():
-        value, count = loss(probe.batch), len(probe.domains)
-        gradient.add_(value * loss.scale, count / loss.scale)
+    for batch, count in _own_target(measurement):
+        value = loss(batch)
+        if gradient.sharded and any_rank(not value.requires_grad, device):
+            return None
+        weight = count / unit if gradient.sharded else 1.0
+        gradient.add_(value * (loss.scale * weight), (unit if gradient.sharded else count) / loss.scale)
         sums += torch.stack([value.detach().to(sums) * count, sums.new_tensor(count)])
     all_reduce_(sums)
     total_loss, samples = sums.tolist()
-    # a sharded gradient is the mean over ranks that all read the same samples
-    copies = world_size() if gradient.sharded else 1
+    gradient.sum_over_ranks_()
     for buffer in gradient.buffers:
-        if not gradient.sharded:
-            all_reduce_(buffer)
-        buffer.div_(samples / copies)
+        buffer.div_(samples)
     squared_norm = _squared_norm(gradient, measurement.preconditioner)
     if not (math.isfinite(squared_norm) and math.isfinite(total_loss)):
         return None
@@ -57,16 +61,27 @@ def target_gradient(measurement: Measurement) -> TargetGradient | None:
 
 def target_loss(measurement: Measurement) -> float:
     """Mean loss over the target samples of all ranks, by forward passes only; every rank must call it."""
-    parameters, loss = measurement.parameters, measurement.loss
-    # if parameters are sharded, all ranks run the same batches in lockstep
-    probes = measurement.probes.whole() if is_sharded(parameters) else measurement.probes
-    sums = torch.zeros(2, dtype=torch.float32, device=parameters[0].device)
+    loss = measurement.loss
+    sums = torch.zeros(2, dtype=torch.float32, device=measurement.parameters[0].device)
     with torch.no_grad():
-        for probe in probes.target():
-            count = len(probe.domains)
-            sums += torch.stack([loss(probe.batch, with_graph=False).to(sums) * count, sums.new_tensor(count)])
+        for batch, count in _own_target(measurement):
+            sums += torch.stack([loss(batch, with_graph=False).to(sums) * count, sums.new_tensor(count)])
     total_loss, samples = all_reduce_(sums).tolist()
     return total_loss / samples if samples else math.nan
+
+
+def _own_target(measurement: Measurement) -> Iterator[tuple[Any, int]]:
+    """This rank's share of the target batches, and how many samples of each count.
+
+    If parameters are sharded, every pass gathers them, so a rank with fewer batches repeats one that does not count.
+    """
+    probes = measurement.probes
+    if not is_sharded(measurement.parameters):
+        yield from ((probe.batch, len(probe.domains)) for probe in probes.target())
+        return
+    device = to_local(measurement.parameters[0]).device
+    for probe, own in in_lockstep(probes.target(), lambda: next(iter(probes.whole().target())), device):
+        yield probe.batch, len(probe.domains) if own else 0
 
 
 def _squared_norm(gradient: FlatGradient, preconditioner: Preconditioner | None) -> float:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from lightning_dga.alignment import ESTIMATORS, EstimatorRefusal, Measurement, ProbeLoss, isolated
+from lightning_dga.alignment.gradients.target import target_gradient, target_loss
 from tests.helpers.processes import together
 from tests.helpers.reference import alignments as reference
 from tests.helpers.zoo import DOMAINS, VOCABULARY, mixture, sequence
@@ -61,16 +62,17 @@ def loss(module, batch):
     return module.alignment_loss(batch)
 
 
-def measure(model, estimator="backward", size=5):
-    data = mixture(sequence)
+def measurement(model, size=5, loss=loss, **data):
+    data = mixture(sequence, **data)
     if dist.is_initialized():
         data._rank_and_world_size = lambda: (dist.get_rank(), dist.get_world_size())
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return Measurement(model, ProbeLoss(model, loss), parameters, data.probes(0, size), DOMAINS, step=1)
+
+
+def measure(model, estimator="backward", size=5):
     with isolated(model):
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        probes = data.probes(0, size)
-        return ESTIMATORS[estimator]().measure(
-            Measurement(model, ProbeLoss(model, loss), parameters, probes, DOMAINS, step=1)
-        )
+        return ESTIMATORS[estimator]().measure(measurement(model, size))
 
 
 def sharded(mesh_shape=(2,), root=True, recompute=None, **settings):
@@ -146,6 +148,68 @@ def test_it_equals_one_process_and_the_reference(estimator, layout):
         assert state["target_loss"] == pytest.approx(one.target_loss, rel=tolerance)
         assert state["counts"].tolist() == [5] * DOMAINS
         assert state["values"].numpy().tobytes() == found[0]["values"].numpy().tobytes()
+
+
+def of_target(settings, samples):
+    """The target's gradient by parameter, its loss twice, and how many samples this process ran."""
+    model = sharded(**settings) if dist.is_initialized() else whole()
+    run = []
+
+    def noted(module, batch):
+        run.append(len(batch))
+        return loss(module, batch)
+
+    with isolated(model):
+        measured = measurement(model, loss=noted, target_batch_size=samples)
+        target = target_gradient(measured)
+        ran = sum(run)
+        again = target_loss(measured)
+    gradient = [whole_one(target.gradient.view(parameter), parameter).flatten() for parameter in measured.parameters]
+    return torch.cat(gradient), target.loss, target.norm, again, ran
+
+
+def whole_one(part, parameter):
+    if not isinstance(parameter, DTensor):
+        return part
+    return DTensor.from_local(
+        part.view(parameter.to_local().shape),
+        parameter.device_mesh,
+        parameter.placements,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    ).full_tensor()
+
+
+# fewer samples than processes; a process with one batch more than the others; shares of unequal size
+@pytest.mark.parametrize("samples", [1, 9, 10])
+@pytest.mark.parametrize("layout", ["two processes", "three processes", "blocks alone", "replicated and sharded"])
+def test_each_process_runs_its_share_of_the_target(layout, samples):
+    settings, processes = LAYOUTS[layout]
+    one = of_target(settings, samples)
+    for gradient, mean, norm, again, ran in together(of_target, processes, settings, samples):
+        assert error(gradient, one[0], one[0].abs().max()) < 1e-5
+        assert (mean, norm, again) == pytest.approx((one[1], one[2], one[1]), rel=1e-5)
+        # as many passes as the largest share needs, of at most four samples
+        assert ran <= (max(-(-samples // processes), 1) + 3) // 4 * 4 < max(samples, 5) + 3
+
+
+def skipping():
+    """One process skips its only batch after its forward pass."""
+    model = sharded()
+
+    def skips(module, batch):
+        losses = loss(module, batch)
+        return losses[:0] if dist.get_rank() == 1 else losses
+
+    with isolated(model):
+        skipped = target_gradient(measurement(model, loss=skips))
+    return skipped, measure(model).values
+
+
+def test_a_target_batch_that_one_process_skips_leaves_no_measurement_and_no_process_behind():
+    (first, values), (second, others) = together(skipping, 2)
+    assert first is second is None
+    assert torch.equal(values, others) and values.isfinite().all()
 
 
 def around_a_measurement(estimator):
@@ -230,9 +294,11 @@ def padded(parameters):
 
 
 def test_what_moves_is_three_times_the_model_for_each_pass_and_a_few_numbers():
-    # 6 target samples and 5 of each domain, at most 4 in a batch
-    passes = 2 + 2 * DOMAINS
+    # 3 target samples of each process and 5 of each domain, at most 4 in a batch
+    passes = 1 + 2 * DOMAINS
     for numbers, parameters, used in together(moved, 2):
         assert sum(numbers["_allgather_base_.default"]) == 2 * passes * parameters
         assert sum(numbers["_reduce_scatter_base_.default"]) == passes * used
-        assert numbers["allreduce_.default"] == [2, 1, *[1] * (2 * DOMAINS), 5 * DOMAINS]
+        # whether there is another batch, and whether it has a loss; the target's loss and count; its norm; each probe's
+        # inner product; the results
+        assert numbers["allreduce_.default"] == [1, 1, 1, 2, 1, *[1] * (2 * DOMAINS), 5 * DOMAINS]
