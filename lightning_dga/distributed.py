@@ -410,6 +410,11 @@ def reshard(module: nn.Module) -> None:
             child.reshard()
 
 
+def is_gathered_as_one(module: nn.Module) -> bool:
+    """Whether FSDP2 gathers the module's parameters together, except those of such modules inside of it."""
+    return dist.is_available() and isinstance(module, FSDPModule)
+
+
 def replicas(tensor: Tensor) -> int:
     """How many ranks hold the same shard of a tensor as this rank."""
     if not (dist.is_available() and isinstance(tensor, DTensor)):

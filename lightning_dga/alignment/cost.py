@@ -35,7 +35,8 @@ class Cost:
     """The predicted cost of an update of the alignments, and of the training between two updates.
 
     Work is counted in forward and backward passes of one training sample, per rank. Not counted are the tests of
-    ``"auto"`` and domains that ``"in_step"`` has to probe because no training step holds them.
+    ``"auto"``, domains that ``"in_step"`` has to probe because no training step holds them, and the bytes of its
+    rehearsals.
 
     Attributes:
         domains: k, the number of domains.
@@ -113,7 +114,8 @@ class Cost:
         both, probes = 3 * gradient, self.domains * self.probe_batch_size
         of_domain, share = self._passes(self.probe_batch_size), self._passes(-(-probes // self.processes))
         moved = {
-            "in_step": 0.0,
+            # every backward pass of the watched step gathers the target gradient
+            "in_step": gradient * self._passes(self.batch_size / self.processes),
             # one forward pass, and one backward pass without parameter gradients
             "batched": 2 * gradient * share,
             "finite_difference": 5 * gradient * share + both * of_domain,

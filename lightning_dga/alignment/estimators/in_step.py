@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_dga.alignment.estimator import EstimatorRefusal, Measurement
@@ -16,9 +16,16 @@ from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import target_gradient
 from lightning_dga.alignment.per_sample.layer_products import LayerProducts, checked_rank
 from lightning_dga.alignment.per_sample.plan import Plan, make_plan, signature
-from lightning_dga.alignment.per_sample.watches import Aim, PerSampleWatch, SingleDomainWatch, Watch, watch_probes
+from lightning_dga.alignment.per_sample.watches import (
+    Aim,
+    PerSampleWatch,
+    SingleDomainWatch,
+    Watch,
+    by_domain,
+    watch_probes,
+)
 from lightning_dga.alignment.probing.compiled import is_compiled
-from lightning_dga.alignment.probing.probes import ProbeBatch, Probes
+from lightning_dga.alignment.probing.probes import Probes
 from lightning_dga.alignment.registry import register_estimator
 from lightning_dga.core.alignments import Alignments
 from lightning_dga.distributed import any_rank
@@ -35,12 +42,27 @@ _TOLERANCE_OF_FACTORS = 5e-2
 class _Open:
     """A measurement in progress."""
 
+    module: nn.Module
     aims: dict[str, Aim]
     plan: Plan | None
     wanted: int
     seen: NDArray[np.int64] = field(repr=False)
     tolerance: float
     mismatch: str | None = None
+
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters are sharded."""
+        return next(iter(self.aims.values())).target.gradient.sharded
+
+    def per_sample(self, domains: NDArray[np.int64], factor: float, tolerance: float | None = None) -> Watch:
+        """Starts the watch of a batch of many domains."""
+        assert self.plan is not None
+        return PerSampleWatch(self.module, list(self.aims.values()), self.plan.layers, domains, factor, tolerance)
+
+    def single_domain(self, domains: NDArray[np.int64], factor: float) -> Watch:
+        """Starts the watch of a batch of one domain."""
+        return SingleDomainWatch(self.module, list(self.aims.values()), domains, factor)
 
 
 @register_estimator("in_step")
@@ -89,11 +111,6 @@ class InStep:
             target = target_gradient(replace(measurement, probes=probes))
             if target is None:
                 return
-            if target.gradient.sharded:
-                raise EstimatorRefusal(
-                    "in_step: the parameters are sharded, so no process sees the gradient of its own samples. "
-                    f"{_INSTEAD}"
-                )
             products = LayerProducts(target.gradient, plan.layers if plan is not None else (), self._rank)
             aims[name] = Aim(target, products, DomainSums(target, measurement.num_domains))
         tolerance = TOLERANCE[measurement.loss.precision(measurement.parameters)]
@@ -102,7 +119,7 @@ class InStep:
         if plan is not None:
             self._rehearse(measurement, list(aims.values()), plan, tolerance)
         seen = np.zeros(measurement.num_domains, dtype=np.int64)
-        opened = _Open(aims, plan, measurement.probes.size, seen, tolerance)
+        opened = _Open(measurement.module, aims, plan, measurement.probes.size, seen, tolerance)
         if len(stale):
             opened.mismatch = _add_probes(opened, measurement, stale)
         self._open = opened
@@ -114,18 +131,17 @@ class InStep:
         opened = self._open
         if opened is None:
             return
-        aims = list(opened.aims.values())
-        if (domains == domains[0]).all():
-            self._watch = SingleDomainWatch(aims, domains, factor)
+        if opened.plan is None or (not opened.sharded and (domains == domains[0]).all()):
+            self._watch = opened.single_domain(domains, factor)
             return
-        assert opened.plan is not None
-        rows = _rows_wanted(domains, opened.seen, opened.wanted)
-        if len(rows):
-            np.add.at(opened.seen, domains[rows], 1)
-            self._watched = domains[rows]
+        wanted = _wanted(domains, opened.seen, opened.wanted)
+        self._watched = wanted[wanted >= 0]
+        # if parameters are sharded, all ranks take part in gathering the target gradient
+        if len(self._watched) or opened.sharded:
+            np.add.at(opened.seen, self._watched, 1)
             checked = opened.tolerance if self._watches % _WATCHES_BETWEEN_CHECKS == 0 else None
             self._watches += 1
-            self._watch = PerSampleWatch(aims, opened.plan.layers, domains, rows, factor, checked)
+            self._watch = opened.per_sample(wanted, factor, checked)
 
     def unwatch(self, loss: Tensor | None) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -199,20 +215,21 @@ def _checked(plan: Plan, measurement: Measurement) -> Plan:
 
 def _add_probes(opened: _Open, measurement: Measurement, domains: Sequence[int]) -> str | None:
     """Adds probes of some domains, in batches of many domains if samples can be watched one by one."""
-    aims, plan, loss = list(opened.aims.values()), opened.plan, measurement.loss
-
-    def start(probe: ProbeBatch) -> Watch:
-        if plan is None:
-            return SingleDomainWatch(aims, probe.domains, loss.scale)
-        return PerSampleWatch(aims, plan.layers, probe.domains, np.flatnonzero(probe.domains >= 0), loss.scale)
-
-    probes = measurement.probes
-    return watch_probes(measurement, loss, probes.by_domain(domains) if plan is None else probes.mixed(domains), start)
+    loss = measurement.loss
+    if opened.plan is None:
+        start, batches = opened.single_domain, by_domain(measurement, domains)
+    else:
+        start = opened.per_sample
+        batches = ((probe.domains, probe.batch) for probe in measurement.probes.mixed(domains))
+    return watch_probes(measurement, loss, batches, lambda own: start(own, loss.scale))
 
 
-def _rows_wanted(domains: NDArray[np.int64], seen: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
-    """The first samples of each domain, up to the number still wanted of it."""
+def _wanted(domains: NDArray[np.int64], seen: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """The domains, with -1 in place of those whose number of samples still wanted is exhausted."""
     order = np.argsort(domains, kind="stable")
     ordered = domains[order]
     rank = np.arange(len(domains)) - np.searchsorted(ordered, ordered)
-    return np.sort(order[(rank + seen[ordered] < wanted) & (ordered >= 0)])
+    result = np.full_like(domains, -1)
+    kept = order[rank + seen[ordered] < wanted]
+    result[kept] = domains[kept]
+    return result

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from lightning_dga.alignment.estimator import Measurement
-from lightning_dga.alignment.estimators.backward import add_domains
 from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.per_sample.samples import Layer
-from lightning_dga.alignment.per_sample.watches import Aim, PerSampleWatch, watch_probes
+from lightning_dga.alignment.per_sample.watches import Aim, PerSampleWatch, SingleDomainWatch, by_domain, watch_probes
 from lightning_dga.alignment.probing.modes import training
 from lightning_dga.distributed import any_rank
 
@@ -42,12 +39,16 @@ def unlike_alone(
         mismatch = watch_probes(
             measurement,
             loss,
-            measurement.probes.mixed(domains, in_turn=True),
-            lambda probe: PerSampleWatch(
-                aims, layers, probe.domains, np.flatnonzero(probe.domains >= 0), loss.scale, tolerance
-            ),
+            ((probe.domains, probe.batch) for probe in measurement.probes.mixed(domains, in_turn=True)),
+            lambda own: PerSampleWatch(measurement.module, aims, layers, own, loss.scale, tolerance),
         )
-        add_domains(alone, target, replace(measurement, loss=loss), domains)
+        aims_alone = [replace(aim, sums=alone)]
+        watch_probes(
+            measurement,
+            loss,
+            by_domain(measurement, domains),
+            lambda own: SingleDomainWatch(measurement.module, aims_alone, own, loss.scale),
+        )
     if any_rank(mismatch is not None, target.gradient.buffers[0].device):
         return mismatch or "another rank found a mismatch"
     found, expected = (sums.alignments(measurement.step).values for sums in (together, alone))

@@ -8,6 +8,7 @@ import torch
 
 from lightning_dga.alignment.estimator import Estimator, EstimatorRefusal, Measurement
 from lightning_dga.alignment.gradients.gradient import visit_gradients
+from lightning_dga.alignment.per_sample.watches import by_domain
 from lightning_dga.alignment.probing.loss import ProbeLoss
 from lightning_dga.alignment.probing.probes import ProbeBatch, Probes
 from lightning_dga.alignment.step_estimator import StepEstimator
@@ -90,9 +91,10 @@ class RehearsedStep:
         estimator, probes = self._estimator, measurement.probes
         estimator.begin(measurement, stale=(), pure=self._pure)
         try:
-            for probe in probes.by_domain() if self._pure else probes.mixed():
-                estimator.watch(probe.domains, factor=self._loss.scale)
-                loss = self._loss(probe.batch) * self._loss.scale
+            mixed = ((probe.domains, probe.batch) for probe in probes.mixed())
+            for domains, batch in by_domain(measurement) if self._pure else mixed:
+                estimator.watch(domains, factor=self._loss.scale)
+                loss = self._loss(batch) * self._loss.scale
                 # not `backward()`, whose gradients DistributedDataParallel would count as those of training
                 visit_gradients(loss, measurement.parameters, lambda *_: None, measurement.excluded)
                 estimator.unwatch(loss.detach())

@@ -51,6 +51,7 @@ class LayerProducts:
     def __init__(self, gradient: FlatGradient, layers: Sequence[Layer], rank: int | None = None) -> None:
         self._gradient = gradient
         self._factors: dict[Layer, _Factors] = {}
+        self._held: dict[int, Tensor] = {}
         for layer in layers if rank is not None else ():
             factors = self._factorized(layer, rank or 0)
             if factors is not None:
@@ -71,10 +72,27 @@ class LayerProducts:
             shares = shares + _row_sums(dy @ self._part(layer.parameters["bias"]).to(dy.dtype))
         return shares
 
+    def term(self, index: int, gradient: Tensor) -> Tensor:
+        """The contribution of parameter ``index`` to the inner product with a whole gradient of it, a scalar."""
+        part = self._part(index).reshape(-1)
+        return torch.dot(gradient.reshape(-1).to(part.dtype), part)
+
+    def hold(self, index: int) -> None:
+        """Gathers the target gradient of a sharded parameter and keeps it until :meth:`release`."""
+        if index not in self._held:
+            self._held[index] = self._part(index)
+
+    def release(self, index: int | None = None) -> None:
+        """Frees what :meth:`hold` has gathered for a parameter, or for all."""
+        for held in [index] if index is not None else list(self._held):
+            self._held.pop(held, None)
+
     def _of(self, layer: Layer) -> Direction:
         return {name: self._part(index) for name, index in layer.parameters.items()}
 
     def _part(self, index: int) -> Tensor:
+        if index in self._held:
+            return self._held[index]
         parameter = self._gradient.parameters[index]
         return full_tensor(self._gradient.view(parameter), like=parameter)
 

@@ -1,7 +1,7 @@
 """Watches one forward and backward pass of training for inner products with the target gradients."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_dga.alignment.estimator import Measurement
 from lightning_dga.alignment.gradients.gradient import total, visit_gradients
@@ -25,8 +25,9 @@ from lightning_dga.alignment.per_sample.samples import (
     patch_forwards,
     restore_forwards,
 )
+from lightning_dga.alignment.per_sample.unit_gathers import UnitGathers
 from lightning_dga.alignment.probing.loss import ProbeLoss
-from lightning_dga.alignment.probing.probes import ProbeBatch
+from lightning_dga.distributed import in_lockstep, is_sharded, to_local
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,24 @@ class Watch(Protocol):
 
 
 def watch_probes(
-    measurement: Measurement, loss: ProbeLoss, probes: Iterable[ProbeBatch], start: Callable[[ProbeBatch], Watch]
+    measurement: Measurement,
+    loss: ProbeLoss,
+    batches: Iterable[tuple[NDArray[np.int64], Any]],
+    start: Callable[[NDArray[np.int64]], Watch],
 ) -> str | None:
     """Watches forward and backward passes over probes; returns the first mismatch.
 
     Args:
         measurement: The measurement.
         loss: The loss to backpropagate.
-        probes: The probes, equally many on every rank if parameters are sharded.
-        start: Starts the watch of a batch, whose loss is multiplied by ``loss.scale``.
+        batches: The domains of a batch's samples, and the batch; equally many on every rank if parameters are sharded.
+        start: Starts the watch of a batch with these domains, whose loss is multiplied by ``loss.scale``.
     """
     mismatch = None
-    for probe in probes:
-        watch = start(probe)
+    for domains, batch in batches:
+        watch = start(domains)
         try:
-            value = loss(probe.batch) * loss.scale
+            value = loss(batch) * loss.scale
             visit_gradients(value, measurement.parameters, lambda *_: None, measurement.excluded)
         finally:
             watch.remove()
@@ -90,26 +94,51 @@ def watch_probes(
     return mismatch
 
 
+def by_domain(measurement: Measurement, only: Sequence[int] | None = None) -> Iterator[tuple[NDArray[np.int64], Any]]:
+    """This rank's probes for :func:`watch_probes`, in batches of one domain, or of domain -1 to even out the ranks."""
+    probes, parameters = measurement.probes, measurement.parameters
+    own = probes.by_domain(only)
+    if not is_sharded(parameters):
+        yield from ((probe.domains, probe.batch) for probe in own)
+        return
+    device = to_local(parameters[0]).device
+    for probe, counts in in_lockstep(own, lambda: next(iter(probes.whole().by_domain(only))), device):
+        yield probe.domains if counts else np.full_like(probe.domains, -1), probe.batch
+
+
 class SingleDomainWatch:
     """Watches a batch of one domain: takes each parameter's gradient as the backward pass finishes it.
 
     It reads gradients by hooks, before they are accumulated, reduced or clipped, and does not depend on layer types.
 
     Args:
+        module: The model.
         aims: The targets.
         domains: Domain of each sample, ``[n]``, all the same.
         factor: Factor by which the mean loss is multiplied before the backward pass.
+        gathers: What gathers the target gradients, if parameters are sharded and another watch has it already.
     """
 
-    def __init__(self, aims: Sequence[Aim], domains: NDArray[np.int64], factor: float) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        aims: Sequence[Aim],
+        domains: NDArray[np.int64],
+        factor: float,
+        gathers: UnitGathers | None = None,
+    ) -> None:
         self.mismatch: str | None = None
         self._aims = aims
         self._domains = domains
         self._factor = factor
         self._terms: list[list[Tensor]] = [[] for _ in aims]
+        self._gathers = gathers or _gathers(module, aims)
+        if self._gathers is not None:
+            self._gathers.take_gradients(self._take)
         self._hooks = [
             parameter.register_hook(partial(self._take, index))
             for index, parameter in enumerate(aims[0].target.gradient.parameters)
+            if not is_sharded([parameter])
         ]
 
     def add(self, loss: Tensor) -> None:
@@ -129,11 +158,13 @@ class SingleDomainWatch:
         """See :class:`Watch`."""
         for hook in self._hooks:
             hook.remove()
+        if self._gathers is not None:
+            self._gathers.remove()
 
     def _take(self, index: int, gradient: Tensor) -> None:
         dense = gradient.detach() if gradient.layout == torch.strided else gradient.detach().to_dense()
         for aim, terms in zip(self._aims, self._terms, strict=True):
-            terms.append(aim.target.gradient.term(index, dense))
+            terms.append(aim.products.term(index, dense))
 
 
 class PerSampleWatch:
@@ -144,10 +175,10 @@ class PerSampleWatch:
     inner products then equals that of the batch's own gradient.
 
     Args:
+        module: The model.
         aims: The targets.
         layers: The layers, which together cover all parameters.
-        domains: Domain of each sample, ``[n]``.
-        rows: Indices of the samples to measure.
+        domains: Domain of each sample, ``[n]``; -1 for one that is not to be measured.
         factor: Factor by which the mean loss is multiplied before the backward pass.
         tolerance: Allowed error of the mean, relative to the larger of the inner product and the target's own;
             ``None`` skips the check.
@@ -155,23 +186,27 @@ class PerSampleWatch:
 
     def __init__(
         self,
+        module: nn.Module,
         aims: Sequence[Aim],
         layers: Sequence[Layer],
         domains: NDArray[np.int64],
-        rows: NDArray[np.int64],
         factor: float,
         tolerance: float | None = None,
     ) -> None:
         self.mismatch: str | None = None
         self._aims = aims
         self._domains = domains
-        self._rows = rows
+        measured = np.flatnonzero(domains >= 0)
+        # at least one row, as products of no rows have no shape
+        self._rows = measured if len(measured) else np.zeros(1, dtype=np.int64)
         self._factor = factor
         self._tolerance = tolerance
-        self._whole = SingleDomainWatch(aims, domains, factor) if tolerance is not None else None
+        self._gathers = _gathers(module, aims)
+        checked = tolerance is not None
+        self._whole = SingleDomainWatch(module, aims, domains, factor, self._gathers) if checked else None
         device = aims[0].target.gradient.buffers[0].device
         # the samples to measure, and separately all samples for the check, so that a check does not change results
-        parts = [torch.from_numpy(rows), *([torch.arange(len(domains))] if tolerance is not None else [])]
+        parts = [torch.from_numpy(self._rows), *([torch.arange(len(domains))] if tolerance is not None else [])]
         self._indices = [part.to(device) for part in parts]
         self._leaf = torch.zeros(len(domains), device=device, requires_grad=True)
         self._shares = torch.zeros(len(aims), sum(map(len, parts)), device=device)
@@ -196,6 +231,8 @@ class PerSampleWatch:
         restore_forwards(self._modules)
         if self._whole is not None:
             self._whole.remove()
+        if self._gathers is not None:
+            self._gathers.remove()
 
     def _check(self, aim: Aim, parts: float, whole: float) -> None:
         assert self._tolerance is not None
@@ -216,6 +253,8 @@ class PerSampleWatch:
         if x is None or not layer.fits(x.shape, len(self._domains)):
             self.mismatch = str(MisfitError(layer))
             return y
+        if self._gathers is not None:
+            self._gathers.expect(layer, list(layer.parameters.values()))
         return attached(layer, x, y, self._leaf, partial(self._contract, layer))
 
     def _contract(self, layer: Layer, x: Tensor, dy: Tensor) -> Tensor:
@@ -223,6 +262,8 @@ class PerSampleWatch:
         for number, aim in enumerate(self._aims):
             found = torch.cat([aim.products.contract(layer, *rows) for rows in chosen])
             self._shares[number] += found.to(self._shares.dtype)
+        if self._gathers is not None:
+            self._gathers.used(layer, list(layer.parameters.values()))
         self._seen = True
         return torch.zeros_like(self._leaf)
 
@@ -230,3 +271,8 @@ class PerSampleWatch:
         if len(index) == len(dy):
             return x, dy
         return (x[index] if layer.rows is SampleDimension.SAMPLES else x), dy[index]
+
+
+def _gathers(module: nn.Module, aims: Sequence[Aim]) -> UnitGathers | None:
+    gradient = aims[0].target.gradient
+    return UnitGathers(module, gradient.parameters, [aim.products for aim in aims]) if gradient.sharded else None

@@ -38,13 +38,13 @@ class Block(nn.Module):
 class Model(nn.Module):
     """A tied embedding and a scalar at the root, and blocks."""
 
-    def __init__(self, recompute=None):
+    def __init__(self, recompute=None, gain=True):
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.blocks = nn.ModuleList(Block() for _ in range(2))
         self.head = nn.Linear(WIDTH, VOCABULARY)
         self.head.weight = self.embedding.weight
-        self.gain = nn.Parameter(torch.full((1,), 1.5))
+        self.gain = nn.Parameter(torch.full((1,), 1.5)) if gain else 1.5
         self.recompute = recompute
 
     def forward(self, tokens):
@@ -75,20 +75,20 @@ def measure(model, estimator="backward", size=5):
         return ESTIMATORS[estimator]().measure(measurement(model, size))
 
 
-def sharded(mesh_shape=(2,), root=True, recompute=None, **settings):
+def sharded(mesh_shape=(2,), root=True, recompute=None, gain=True, **settings):
     """The model, each block sharded, and the root as well if asked."""
     names = ("shard",) if len(mesh_shape) == 1 else ("replicate", "shard")
     mesh = init_device_mesh("cpu", mesh_shape, mesh_dim_names=names)
     torch.manual_seed(0)
-    model = Model(recompute)
+    model = Model(recompute, gain)
     for block in model.blocks:
         fully_shard(block, mesh=mesh, **settings)
     return fully_shard(model, mesh=mesh, **settings) if root else model
 
 
-def whole():
+def whole(gain=True):
     torch.manual_seed(0)
-    return Model()
+    return Model(gain=gain)
 
 
 def a_batch():
