@@ -1,7 +1,8 @@
 """The training loader: sends the composition's draws to workers and returns their collated batches.
 
 The composition stays in the main process; a worker gets (domain, index) pairs and returns a collated batch. Batches
-recalled because of new weights are dropped when they arrive, and workers skip those that they have not read yet.
+recalled because of new weights are dropped when they arrive, and workers skip those that they have not read yet. Where
+the weights were set at equal intervals, batches that the next change would recall are not sent to workers before it.
 """
 
 from collections import deque
@@ -64,7 +65,9 @@ class _Reader(Dataset):
         self._reader = reader
         self._recalled = recalled
 
-    def __getitem__(self, work: _Work) -> tuple[int, Any]:
+    def __getitem__(self, work: _Work | int) -> tuple[int, Any]:
+        if isinstance(work, int):
+            return work, None
         first, count = divmod(int(self._recalled), _MOST_IN_FLIGHT)
         if first <= work.ticket < first + count:
             return work.ticket, None
@@ -132,7 +135,11 @@ class MixtureLoader:
         self._recalled = torch.zeros((), dtype=torch.int64).share_memory_()
         self._composed: deque[tuple[Draw, NDArray[np.int64]]] = deque()
         self._tickets = 0
-        self._in_flight: dict[int, Draw] = {}
+        # `None` is nothing to read: the batch is drawn only when the weights have changed
+        self._in_flight: dict[int, Draw | None] = {}
+        self._changed_at = composition.position
+        self._interval = 0
+        self._next_change = 0
         self._loader = WorkerLoader(
             _Reader(BatchReader(sources, collate_fn, seed if random_seed is None else random_seed), self._recalled),
             batch_size=None,
@@ -161,13 +168,13 @@ class MixtureLoader:
 
     def recall(self) -> None:
         """Tells the workers which queued batches the composition has recalled; call it after the weights change."""
-        stale = list(
-            takewhile(
-                lambda ticket: not self._composition.is_pending(self._in_flight[ticket]), reversed(self._in_flight)
-            )
-        )
+        stale = list(takewhile(lambda ticket: not self._stands(self._in_flight[ticket]), reversed(self._in_flight)))
         if stale:
             self._recalled.fill_(stale[-1] * _MOST_IN_FLIGHT + len(stale))
+        position = self._composition.position
+        before, self._interval = self._interval, position - self._changed_at
+        self._changed_at = position
+        self._next_change = position + before if before == self._interval else 0
 
     def close(self) -> None:
         """Stops the workers; batches that they had prefetched are read again when the loader is used next."""
@@ -207,7 +214,7 @@ class MixtureLoader:
                 # a case without a clear error in torch: the worker died after preparing a batch, before sending it
                 raise RuntimeError("A worker process of the training loader exited unexpectedly.") from error
             draw = self._in_flight.pop(ticket)
-            if self._composition.is_pending(draw):
+            if draw is not None and self._composition.is_pending(draw):
                 break
         if self._streams:
             # before the composition, so that the stream state before and after this draw is available at any moment
@@ -233,31 +240,41 @@ class MixtureLoader:
         # a copy, because training may modify the batch in place
         return deepcopy(batch)
 
-    def _next_work(self) -> _Work:
-        while self._composed and not self._composition.is_pending(self._composed[0][0]):
+    def _stands(self, draw: Draw | None) -> bool:
+        return draw is not None and self._composition.is_pending(draw)
+
+    def _next_work(self) -> _Work | int:
+        while self._composed and not self._stands(self._composed[0][0]):
             self._composed.popleft()
-        if not self._composed:
-            self._compose()
+        ticket = self._tickets
+        self._tickets += 1
+        if not self._composed and not self._compose():
+            self._in_flight[ticket] = None
+            return ticket
         draw, indices = self._composed.popleft()
         own = self._own()
         streamed: dict[int, Any] = {}
         if self._streams:
             streamed = self._streams.samples(draw, own, self._composition.is_pending)
-        ticket = self._tickets
-        self._tickets += 1
         self._in_flight[ticket] = draw
         first = draw.start + own.start
         return _Work(ticket, draw.domains[own], indices, draw.positions[own], first, streamed)
 
-    def _compose(self) -> None:
+    def _compose(self) -> bool:
+        """Draws some batches, none of them under weights that are about to change; false if there is none to draw."""
         batch = self.batch_size * self._world_size
         number = min(max(_COMPOSED_SAMPLES // batch, 1), _COMPOSED_BATCHES)
+        if self._composition.position < self._next_change:
+            number = min(number, (self._next_change + self._composition.lag - self._composition.drawn) // batch)
+        if number <= 0:
+            return False
         draws = self._composition.draw_several(batch, number)
         own = self._own()
         domains = np.concatenate([draw.domains[own] for draw in draws])
         positions = np.concatenate([draw.positions[own] for draw in draws])
         indices = self._order.indices(domains, positions)
         self._composed.extend(zip(draws, np.split(indices, len(draws)), strict=True))
+        return True
 
     def _open_streams(self, state: dict[str, Any] | None) -> ShardedStreams:
         batch = self.batch_size * self._world_size
@@ -270,10 +287,10 @@ class MixtureLoader:
 class _Endless:
     """The sampler of the inner loader; runs in the main process, ahead by the length of the workers' queues."""
 
-    def __init__(self, next_work: Callable[[], _Work]) -> None:
+    def __init__(self, next_work: Callable[[], _Work | int]) -> None:
         self._next_work = next_work
 
-    def __iter__(self) -> Iterator[_Work]:
+    def __iter__(self) -> Iterator[_Work | int]:
         while True:
             yield self._next_work()
 

@@ -123,6 +123,11 @@ class Composition:
         return self._handed.stop if self._handed is not None else self._begin
 
     @property
+    def drawn(self) -> int:
+        """Index of the next sample to draw."""
+        return self._pending[-1].stop if self._pending else self.position
+
+    @property
     def stale_samples(self) -> int:
         """Samples handed to training under older weights since the newest weights were set; at most ``lag``."""
         newest = self._segments[-1]
@@ -149,7 +154,7 @@ class Composition:
 
     def draw_several(self, size: int, number: int) -> list[Draw]:
         """Draws ``number`` draws of ``size`` samples each; faster than one draw at a time."""
-        start = self._drawn
+        start = self.drawn
         domains, positions = self._compose(start, size * number)
         draws = []
         for begin in range(0, size * number, size):
@@ -163,7 +168,7 @@ class Composition:
 
     def draw_again(self, draw: Draw) -> Draw:
         """Repeats the samples of an earlier draw regardless of the weights; nothing may be pending."""
-        again = Draw(self._drawn, self.version, draw.domains, draw.positions)
+        again = Draw(self.drawn, self.version, draw.domains, draw.positions)
         self._pending.append(again)
         np.add.at(self._counts, again.domains, 1)
         return again
@@ -282,11 +287,6 @@ class Composition:
             )
         return BlockSampling(sampling, self._run_length)
 
-    @property
-    def _drawn(self) -> int:
-        """Index of the next sample to draw."""
-        return self._pending[-1].stop if self._pending else self.position
-
     def _compose(self, start: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Domain and position of the next samples."""
         domains = self._domains(start, size)
@@ -322,7 +322,7 @@ class Composition:
         np.subtract.at(self._counts, self._pending[-1].domains, 1)
         self._pending.pop()
         for segment in self._segments[1:]:
-            if segment.start >= self._drawn:
+            if segment.start >= self.drawn:
                 segment.ideal = None
 
     def _forget_segments_before(self, sample: int) -> None:

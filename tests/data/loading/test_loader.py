@@ -60,6 +60,51 @@ def test_workers_do_not_read_what_was_recalled():
     data.teardown("fit")
 
 
+class Counted(Points):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.reads = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_weights_that_are_set_at_equal_intervals_cost_no_reads(max_staleness):
+    domain = Counted(0, 90)
+    data = MixtureDataModule(
+        {"a": domain}, Points(0, 3), batch_size=2, num_workers=1, prefetch_factor=4, max_staleness=max_staleness
+    )
+    batches = iter(data.train_dataloader())
+    for _ in range(2):
+        drawn(batches, 5)
+        data.set_weights([1])
+    before = domain.reads.item()
+    for _ in range(4):
+        drawn(batches, 5)
+        time.sleep(0.1)  # the worker reads whatever it was sent
+        data.set_weights([1])
+    # what the first intervals recalled was skipped or had been read; of the last four nothing was read in vain
+    assert domain.reads.item() - before <= 2 * 20
+    data.teardown("fit")
+
+
+@pytest.mark.parametrize("intervals", [(3, 3, 3, 3, 7, 2), (1, 1, 1, 5, 5, 2), (4, 4, 11)])
+def test_weights_that_are_not_set_when_expected_change_nothing(intervals):
+    def run(workers):
+        data = mixture(num_workers=workers, batches_per_epoch=99)
+        batches, out = iter(data.train_dataloader()), []
+        for number, interval in enumerate(intervals):
+            out += drawn(batches, interval)
+            data.set_weights([1 + number % 3, 1, 2])
+        out += drawn(batches, 9)
+        data.teardown("fit")
+        return out
+
+    assert run(2) == run(0)
+
+
 def test_staleness_is_what_was_asked_for():
     data = mixture(num_workers=2, max_staleness=3)
     batches = iter(data.train_dataloader())
