@@ -53,6 +53,8 @@ CAPTIONS = {
     "auto_against_best": "`auto` against the best of those that measure the same samples",
     "end_to_end": "What the callback adds to the same training without it, as far as noise allows: median, least, most",
     "memory": "Extra peak memory of training, in gradients",
+    "import": "Processor time of a fresh process beyond that of one that imports nothing, median, and which large "
+    "packages it loads",
     "error": "Largest error, relative to the largest alignment, against float64 gradients by definition",
 }
 COLUMNS = {
@@ -61,6 +63,12 @@ COLUMNS = {
         "best": "best",
         "time of training": lambda row: f"{row['value']:.4f}",
         "time of updates": lambda row: f"{row['of_updates']:.2f}",
+    },
+    "import": {
+        "part": lambda row: f"`{row['part']}`",
+        "processor time, s": lambda row: f"{row['value']:.2f}",
+        "least, most": lambda row: f"{row['spread'][0]:.2f}, {row['spread'][1]:.2f}",
+        "loads": lambda row: ", ".join(row["loads"]) or "-",
     },
     "domains": {
         "stage": "stage",

@@ -23,8 +23,8 @@ PARTS = [
     ("lightning_dga.domains", ("torch", "sklearn", *LIGHTNING)),
     ("lightning_dga.cli.report", ("torch", "matplotlib", *LIGHTNING)),
     ("lightning_dga.reweighting", LIGHTNING),
-    ("lightning_dga.data.sampling", LIGHTNING),
-    ("lightning_dga.alignment", LIGHTNING),
+    ("lightning_dga.data.sampling", ("torch.distributed.tensor", *LIGHTNING)),
+    ("lightning_dga.alignment", ("torch._dynamo", *LIGHTNING)),
 ]
 
 

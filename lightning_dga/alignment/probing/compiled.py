@@ -1,11 +1,11 @@
 """Modules under ``torch.compile``."""
 
+import sys
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo import OptimizedModule
 
 
 def eagerly() -> AbstractContextManager[Any]:
@@ -20,7 +20,9 @@ def eagerly() -> AbstractContextManager[Any]:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module's own forward pass is compiled, by any way of requesting it."""
-    by_wrapping = isinstance(module, OptimizedModule)
+    # slow to import, and imported already by whoever has compiled something
+    dynamo = sys.modules.get("torch._dynamo")
+    by_wrapping = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
     by_method = getattr(module, "_compiled_call_impl", None) is not None
     # an attribute that Lightning sets on a compiled LightningModule
     by_lightning = getattr(module, "_compiler_ctx", None) is not None
