@@ -89,6 +89,7 @@ class Measurer:
         self._checked = False
         self._most: int | None = None
         self._told = False
+        self._origins: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and the chosen estimator's name, without any reference to a model."""
@@ -178,10 +179,10 @@ class Measurer:
                 f"`estimator='{name}'` does not see the loss of each domain, which `rule` needs. Use "
                 "`estimator='auto'`, or leave the target out."
             )
-        if not self._of_domains_and_one_target:
+        if self.mixtures is not None:
             raise ConfigurationError(
-                f"`estimator='{name}'` sees the domains' samples in a training step: it can measure "
-                "neither mixtures of domains, nor several targets. Use `estimator='auto'`."
+                f"`estimator='{name}'` sees the domains' samples in a training step: it cannot measure mixtures of "
+                "domains. Use `estimator='auto'`."
             )
         if not self._steps_can_be_watched:
             raise ConfigurationError(
@@ -222,14 +223,14 @@ class Measurer:
             return
         started = time.perf_counter()
         if not self._open:
-            self._in_memory(update, lambda measurement: self._begin(measurement, earlier))
+            self._in_memory(update, lambda measurement: self._begin(update, measurement, earlier))
         if self._open:
             batch, training = self._mixture.current_batch, self._training
             assert batch is not None
             self._in_steps.watch(batch.domains, training.loss_scale / training.accumulated_batches)
         self._seconds += time.perf_counter() - started
 
-    def _begin(self, measurement: Measurement, earlier: Alignments | None) -> None:
+    def _begin(self, update: int, measurement: Measurement, earlier: Alignments | None) -> None:
         self._choose(measurement)
         if self._in_steps is None:
             return
@@ -238,7 +239,9 @@ class Measurer:
             stale = (earlier.ages >= self._settings.max_age).nonzero().flatten().tolist()
         try:
             with together(self._training.device):
-                self._in_steps.begin(measurement, stale, pure=self._step.pure)
+                names = self._mixture.target_names
+                targets = {name: self._probes(update, number) for number, name in enumerate(names)}
+                self._in_steps.begin(measurement, stale, pure=self._step.pure, targets=targets)
         except EstimatorRefusal as refusal:
             self._do_without(refusal)
         else:
@@ -306,11 +309,7 @@ class Measurer:
 
     @property
     def _steps_can_be_watched(self) -> bool:
-        return self._training.has_one_backward and not self._settings.losses and self._of_domains_and_one_target
-
-    @property
-    def _of_domains_and_one_target(self) -> bool:
-        return self.mixtures is None and len(self._mixture.target_names) == 1
+        return self._training.has_one_backward and not self._settings.losses and self.mixtures is None
 
     def _choose(self, measurement: Measurement) -> Estimator:
         """Chooses the estimator; returns the one that measures by probes, if the next training step is not watched."""
@@ -367,14 +366,11 @@ class Measurer:
 
     @contextmanager
     def _measurement(self, update: int, target: int) -> Iterator[Measurement]:
-        settings, mixture, training = self._settings, self._mixture, self._training
+        settings, training = self._settings, self._training
         module = training.module
-        measured = mixture.probes(update, settings.probe_batch_size, target=target, mixtures=self.mixtures)
-        if self._most is not None:
-            measured = measured.in_batches_of(self._most)
-        k = len(mixture.domain_names if self.mixtures is None else self.mixtures)
-        names = mixture.domain_names if self.mixtures is None else [f"mixture {number}" for number in range(k)]
-        probes = NamedProbes(measured, names, next(iter(mixture.target_names[target:]), ""))
+        self._origins = {}
+        probes = self._probes(update, target)
+        k = len(self._mixture.domain_names if self.mixtures is None else self.mixtures)
         with isolated(module, training.reachable()) as writes, training.undisturbed():
             chosen, excluded = _split(module, settings.parameters)
             measurement = Measurement(
@@ -395,6 +391,14 @@ class Measurer:
                     raise ConfigurationError(str(error)) from error
                 self._checked = True
             yield measurement
+
+    def _probes(self, update: int, target: int) -> NamedProbes:
+        mixture, mixtures = self._mixture, self.mixtures
+        probes = mixture.probes(update, self._settings.probe_batch_size, target=target, mixtures=mixtures)
+        if self._most is not None:
+            probes = probes.in_batches_of(self._most)
+        names = mixture.domain_names if mixtures is None else [f"mixture {number}" for number in range(len(mixtures))]
+        return NamedProbes(probes, names, next(iter(mixture.target_names[target:]), ""), self._origins)
 
     def _probe_loss(self, loss: LossFunction, probes: NamedProbes) -> ProbeLoss:
         training = self._training

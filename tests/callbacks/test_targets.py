@@ -66,13 +66,52 @@ def test_alignments_of_a_basis_are_those_of_samples_drawn_from_it(tmp_path, esti
     assert {"dga/alignment/first", "dga/alignment/last", "dga/weight/domain0"} <= set(header)
 
 
-@pytest.mark.parametrize("several", ["targets", "mixtures"])
-def test_a_step_estimator_cannot_measure_them(several):
-    rule = DistributionReweighting(DGA(), BASIS) if several == "mixtures" else "dga"
-    domains = {f"domain{i}": Points(i, 30) for i in range(3)}
-    targets = {"x": Points(1, 12), "y": Points(2, 9)} if several == "targets" else Points(1, 12)
-    data = MixtureDataModule(domains, targets, batch_size=4)
-    with pytest.raises(MisconfigurationException, match="neither mixtures of domains, nor several targets"):
+TARGETS = {"x": Points(1, 12), "y": Points(2, 9)}
+
+
+def watched(targets, **settings):
+    """What is measured in the last step, with each target whole."""
+    torch.manual_seed(0)
+    domains = {f"domain{i}": Points(i, 30 + i) for i in range(3)}
+    data = MixtureDataModule(domains, targets, target_batch_size=12, **{"batch_size": 6, **settings})
+    callback = DynamicGradientAlignment(2, estimator="in_step", rule="static", max_age=1)
+    trainer(callback, max_steps=4).fit(BySample(), datamodule=data)
+    return callback.alignments
+
+
+@pytest.mark.parametrize("batch_size", [6, 1], ids=["many domains", "one domain"])
+def test_a_step_is_watched_for_all_targets_at_once(batch_size):
+    both = watched(TARGETS, batch_size=batch_size)
+    assert both.targets == ("x", "y") and both.step == 3
+    for number, (name, target) in enumerate(TARGETS.items()):
+        alone = watched({name: target}, batch_size=batch_size)
+        assert alone.targets == (name,) and alone.measured.all()
+        torch.testing.assert_close(both.by_target[:, number], alone.values, rtol=1e-5, atol=1e-6)
+        assert both.target_losses[number].item() == pytest.approx(alone.target_loss)
+        assert torch.equal(both.counts, alone.counts)
+
+
+def test_the_origin_of_a_batch_is_named_for_every_target():
+    class Fails(BySample):
+        def alignment_loss(self, batch):
+            if self.fails and (batch[2][:, 0] == 2).all() and len(batch[2]) == 9:
+                raise RuntimeError("broken")
+            return super().alignment_loss(batch)
+
+        def on_train_start(self):
+            self.fails = True
+
+    module, data = Fails(), MixtureDataModule({"a": Points(0, 30), "b": Points(1, 30)}, TARGETS, batch_size=9)
+    module.fails = False
+    callback = DynamicGradientAlignment(2, estimator="in_step", rule="static")
+    with pytest.raises(RuntimeError, match=r"broken.*target 'y'"):
+        trainer(callback).fit(module, datamodule=data)
+
+
+def test_a_step_estimator_cannot_measure_mixtures():
+    data = mixture(batch_size=4)
+    with pytest.raises(MisconfigurationException, match="cannot measure mixtures of domains"):
+        rule = DistributionReweighting(DGA(), BASIS)
         trainer(DynamicGradientAlignment(2, estimator="in_step", rule=rule)).fit(BySample(), datamodule=data)
 
 
