@@ -1,7 +1,7 @@
 """Dynamic gradient alignment with noise shrinkage, a moving average and a limit on repetition: the default rule."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -37,9 +37,9 @@ class DGA:
     An update has three steps; ``docs/rules.md`` has the equations and says what each part contributes.
 
     1. *Weights from alignments.* The inner products are divided by the target gradient's norm, clipped to its usual
-       size and averaged over updates (EMA). A domain's advantage is its average minus that of the average domain. The
-       log-weights are the advantages in units of the largest one, shrunk by the fraction of their variance that is
-       noise, and shrunk further if even the largest is small relative to the target gradient.
+       size and averaged over updates (EMA), weighted by their samples. A domain's advantage is its average minus that
+       of the average domain. The log-weights are the advantages in units of the largest one, shrunk by the fraction of
+       their variance that is noise, and shrunk further if even the largest is small relative to the target gradient.
     2. *Prior.* With a prior, the result is ``t prior + (1 - t) q``, with q of step 1. The trust t is high while the
        prior's mixture reaches most of the advantage of q, given the noise of both, and that advantage is not small.
     3. *Repetition.* These weights become a plan for the whole run, in which no domain is repeated more than ``epochs``
@@ -52,7 +52,7 @@ class DGA:
     Args:
         step_size: Without noise in the alignments, the best domain's weight is ``exp(step_size)`` times that of all
             average ones together.
-        ema: Weight of the newest alignments in the average.
+        ema: Weight of the newest alignments in the average, where all are measured on equally many samples.
         enough: The smallest advantage that has its full effect, in units of the target gradient's usual norm: 1 is the
             advantage of a step on the target itself.
         epochs: Maximum passes over a domain beyond those over any other.
@@ -107,7 +107,8 @@ class DGA:
             along = alignments.values / norm
             fresh = alignments.measured & (alignments.ages == 0) & ~along.isnan()
             # averages from a time of larger gradients are clipped to the present usual norm
-            moments = moments.bounded(usual.value).updated(along.clamp(-usual.value, usual.value), fresh, self.ema)
+            along = along.clamp(-usual.value, usual.value)
+            moments = moments.bounded(usual.value).updated(along, fresh, self.ema, alignments.counts)
         state = {**state, "log_norm": usual.as_tensor(), **vars(moments)}
         return self._drawn(self._shares(state, moments, usual.value), state, exposure), state
 
@@ -150,4 +151,5 @@ def _prior(prior: Any, domain_names: Sequence[str], weights: Tensor) -> Tensor:
 
 
 def _moments(state: RuleState) -> MovingMoments:
-    return MovingMoments(**{name: state[name] for name in ("mean", "square", "weight", "weight_square")})
+    # older checkpoints lack some
+    return MovingMoments(**{field.name: state[field.name] for field in fields(MovingMoments) if field.name in state})

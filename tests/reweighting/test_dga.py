@@ -1,12 +1,13 @@
 """The default rule."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from lightning_dga.reweighting import DGA
-from tests.helpers.rules import UNIFORM, WEIGHTS, measured, run
+from tests.helpers.rules import NAMES, UNIFORM, WEIGHTS, exposure, measured, run
 
 PLENTY = {"sizes": (10**6,) * 3}
 
@@ -113,3 +114,30 @@ def test_the_weights_of_the_data_module_are_where_it_starts_without_a_prior():
 def test_a_prior_on_domains_that_are_not_drawn_is_refused():
     with pytest.raises(ValueError, match="`prior` is zero on every domain that has a weight"):
         run(DGA(prior=[1, 0, 0]), [], torch.tensor([0.0, 0.5, 0.5]).double())
+
+
+def test_only_relative_numbers_of_samples_matter():
+    updates = noisy([1.0, 0.2, 0.0], 10)
+    four, seven = ([replace(one, counts=torch.full((3,), n)) for one in updates] for n in (4, 7))
+    for one, other in zip(run(DGA(), four, UNIFORM), run(DGA(), seven, UNIFORM), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_domains_of_few_samples_are_averaged_over_more_updates():
+    moved = []
+    for counts in ([4, 4, 4], [1, 4, 4]):
+        weights, state = DGA().start(NAMES, UNIFORM, exposure())
+        for one in [*noisy([1.0, 0.0, 0.0], 20, 0.01), *noisy([0.0, 0.0, 0.0], 5, 0.01)]:
+            weights, state = DGA().update(weights, replace(one, counts=torch.tensor(counts)), state, exposure())
+        moved.append(state["mean"][0] / state["weight"][0])
+    assert moved[0] < 0.7 < moved[1] < 0.9
+
+
+def test_states_of_before_samples_were_counted_go_on():
+    first, *rest = noisy([1.0, 0.2, 0.0], 6)
+    weights, state = DGA().update(UNIFORM, first, DGA().start(NAMES, UNIFORM, exposure())[1], exposure())
+    older = {name: value for name, value in state.items() if name != "inverse_samples"}
+    for one in rest:
+        now, state = DGA().update(weights, one, state, exposure())
+        then, older = DGA().update(weights, one, older, exposure())
+        assert torch.equal(now, then)
