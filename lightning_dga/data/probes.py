@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lightning_dga.data.loading.batches import BatchReader
 from lightning_dga.data.sources import ShuffledOrder, Sources, iter_streams
+from lightning_dga.data.streaming.random_numbers import training_numbers_kept
 
 _PROBES, _TARGET, _MIXTURES = 1, 2, 3
 
@@ -82,13 +83,17 @@ class DomainPool:
         sources: The domains.
         order: The order.
         reader: Reads and collates them.
+        random_seed: Seed of the random numbers that streams draw.
+        purpose: Separates the random numbers of several pools with the same seed.
     """
 
-    def __init__(self, sources: Sources, order: ShuffledOrder, reader: BatchReader) -> None:
+    def __init__(
+        self, sources: Sources, order: ShuffledOrder, reader: BatchReader, random_seed: int, purpose: int
+    ) -> None:
         self.sizes = sources.sizes
         self._order = order
         self._reader = reader
-        self._streams = dict(iter_streams(sources))
+        self._streams = dict(iter_streams(sources, random_seed, purpose))
 
     def chosen(self, update: int, size: int) -> Choice:
         """See :class:`Pool`."""
@@ -103,9 +108,10 @@ class DomainPool:
         for domain in set(choice.domains.tolist()) & self._streams.keys():
             self._streams[domain].release(choice.first)
         pairs = enumerate(zip(choice.domains.tolist(), indices.tolist(), strict=True))
-        streamed = {
-            place: self._streams[domain].get(index) for place, (domain, index) in pairs if domain in self._streams
-        }
+        with training_numbers_kept(reader.random_numbers for reader in self._streams.values()):
+            streamed = {
+                place: self._streams[domain].get(index) for place, (domain, index) in pairs if domain in self._streams
+            }
         first = int(choice.positions[0]) * len(self.sizes) + int(choice.domains[0])
         return indices, self._reader.read(choice.domains, indices, choice.positions, first, streamed)
 
@@ -171,7 +177,7 @@ class ProbeReader:
 
         def pool(sources: Sources, purpose: int) -> DomainPool:
             reader = BatchReader(sources, collate_fn, random_seed, purpose)
-            return DomainPool(sources, ShuffledOrder(sources.sizes, seed, purpose), reader)
+            return DomainPool(sources, ShuffledOrder(sources.sizes, seed, purpose), reader, random_seed, purpose)
 
         self.domains = pool(domains, _PROBES)
         self.targets = pool(targets, _TARGET)

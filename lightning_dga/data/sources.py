@@ -17,6 +17,7 @@ from lightning_dga.data.errors import DataError
 from lightning_dga.data.kinds import check_data_set
 from lightning_dga.data.sampling.permutation import keys, permute
 from lightning_dga.data.streaming.hub_streams import counts_samples, is_split_by_rank, whole
+from lightning_dga.data.streaming.random_numbers import StreamRandomNumbers
 from lightning_dga.data.streaming.streams import StreamReader
 
 
@@ -251,9 +252,16 @@ def _read(dataset: Dataset, index: int, domain: str) -> Any:
         raise DataError(f"Domain {domain!r}, sample {index}: {type(error).__name__}: {error}") from error
 
 
-def iter_streams(sources: Sources) -> Iterator[tuple[int, StreamReader]]:
-    """A new reader for each domain that is a stream."""
+def iter_streams(sources: Sources, random_seed: int, purpose: int) -> Iterator[tuple[int, StreamReader]]:
+    """A new reader for each domain that is a stream.
+
+    Args:
+        sources: The domains.
+        random_seed: Seed of the random numbers that streams draw from the global generators.
+        purpose: Separates the random numbers of several readers with the same seed.
+    """
     for domain in np.flatnonzero(sources.sizes == 0).tolist():
         reader = sources.stream(domain)
         if reader is not None:
+            reader.draw_from(StreamRandomNumbers(random_seed, purpose, domain))
             yield domain, reader

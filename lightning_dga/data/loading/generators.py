@@ -5,6 +5,7 @@ import functools
 import random
 import types
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,16 @@ def set_global_state(state: tuple[Any, ...]) -> None:
     torch.default_generator.set_state(of_torch)
     np.random.set_state(of_numpy)
     random.setstate(of_random)
+
+
+@contextmanager
+def restored_global_state() -> Iterator[None]:
+    """Restores the states of the global generators on exit."""
+    state = global_state()
+    try:
+        yield
+    finally:
+        set_global_state(state)
 
 
 class Fingerprint:

@@ -131,6 +131,7 @@ class MixtureLoader:
         self._sources = sources
         self._stream_shards = stream_shards
         self._threads = workers.get("num_workers", 0)
+        self._random_seed = seed if random_seed is None else random_seed
         self._streams = self._open_streams(stream_state)
         self._recalled = torch.zeros((), dtype=torch.int64).share_memory_()
         self._composed: deque[tuple[Draw, NDArray[np.int64]]] = deque()
@@ -141,7 +142,7 @@ class MixtureLoader:
         self._interval = 0
         self._next_change = 0
         self._loader = WorkerLoader(
-            _Reader(BatchReader(sources, collate_fn, seed if random_seed is None else random_seed), self._recalled),
+            _Reader(BatchReader(sources, collate_fn, self._random_seed), self._recalled),
             batch_size=None,
             sampler=_Endless(self._next_work),
             collate_fn=WorkerMessage if workers.get("num_workers") else _as_it_is,
@@ -278,7 +279,9 @@ class MixtureLoader:
 
     def _open_streams(self, state: dict[str, Any] | None) -> ShardedStreams:
         batch = self.batch_size * self._world_size
-        return ShardedStreams(self._sources, batch, self._stream_shards, self._threads, state or None)
+        return ShardedStreams(
+            self._sources, batch, self._stream_shards, self._threads, state or None, self._random_seed
+        )
 
     def _own(self) -> slice:
         return slice(self._rank * self.batch_size, (self._rank + 1) * self.batch_size)

@@ -1,14 +1,9 @@
 """What ranks exchange about streams: how far each has read each shard, and whether they read the same samples."""
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import numpy as np
-import torch
+from collections.abc import Callable
 
 from lightning_dga.data.errors import DataError
+from lightning_dga.data.loading.generators import restored_global_state
 from lightning_dga.data.streaming.streams import StreamReader
 from lightning_dga.distributed import gather_objects
 
@@ -41,7 +36,8 @@ class Readings:
 def differing_streams(first: dict[_Key, dict[int, bytes]], new_reader: Callable[[_Key], StreamReader]) -> list[int]:
     """The domains whose streams yield different samples on different ranks at one position; all ranks must call it.
 
-    A stream with random augmentations differs too, but is not reported: it also differs when one rank reads it twice.
+    A stream that draws from generators of its own may differ too, but is not reported: it also differs when one rank
+    reads it twice.
 
     Args:
         first: Digests of the first samples of each shard that this rank has read, by position.
@@ -55,7 +51,7 @@ def differing_streams(first: dict[_Key, dict[int, bytes]], new_reader: Callable[
     suspects = sorted({key for (key, _), digests in seen.items() if len(digests) > 1})
     if not suspects:
         return []
-    with _same_random_numbers_afterwards():
+    with restored_global_state():
         repeats = [key for key in suspects if _reads_the_same_again(first.get(key, {}), key, new_reader)]
     agreed = set.intersection(*map(set, gather_objects(repeats)))
     return sorted({domain for domain, _ in agreed})
@@ -69,14 +65,3 @@ def _reads_the_same_again(first: dict[int, bytes], key: _Key, new_reader: Callab
     except (DataError, ValueError):
         return False
     return all(reader.first.get(position) == found for position, found in first.items())
-
-
-@contextmanager
-def _same_random_numbers_afterwards() -> Iterator[None]:
-    states: tuple[Any, ...] = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])

@@ -22,6 +22,7 @@ from lightning_dga.data.errors import DataError
 from lightning_dga.data.sampling.composition import Draw
 from lightning_dga.data.sources import Sources
 from lightning_dga.data.streaming.passes import Progress, place
+from lightning_dga.data.streaming.random_numbers import StreamRandomNumbers, training_numbers_kept
 from lightning_dga.data.streaming.reading import Readings, differing_streams
 from lightning_dga.data.streaming.streams import StreamReader, no_samples
 from lightning_dga.distributed import gather_objects, is_distributed
@@ -52,6 +53,7 @@ class ShardedStreams:
         most_shards: Maximum number of shards per stream.
         threads: Number of threads that read ahead; with 0, samples are read when they are needed.
         state: Result of :meth:`state_dict` in an earlier run.
+        random_seed: Seed of the random numbers that streams draw from the global generators.
 
     Raises:
         ValueError: If the state is of a stream that had more shards than it has now.
@@ -59,7 +61,13 @@ class ShardedStreams:
     """
 
     def __init__(
-        self, sources: Sources, batch: int, most_shards: int, threads: int = 0, state: dict[str, Any] | None = None
+        self,
+        sources: Sources,
+        batch: int,
+        most_shards: int,
+        threads: int = 0,
+        state: dict[str, Any] | None = None,
+        random_seed: int = 0,
     ) -> None:
         self._sources = sources
         self._threads = threads
@@ -71,6 +79,7 @@ class ShardedStreams:
         self._used: set[_Key] = set()
         self._exchanges = 0
         domains = np.flatnonzero(sources.sizes == 0).tolist()
+        self._random_numbers = {domain: StreamRandomNumbers(random_seed, domain) for domain in domains}
         self._saved: dict[_Key, dict[str, Any]] = {}
         if state is None:
             shards = {domain: _shards(sources.shards(domain), batch, most_shards) for domain in domains}
@@ -109,18 +118,21 @@ class ShardedStreams:
         while self._drawn and not is_pending(self._drawn[-1][0]):
             self._drawn.pop()
         before = self._drawn[-1][1] if self._drawn else self._at[max(self._at)]
-        after, places = self._placed(draw, before)
-        self._drawn.append((draw, after))
         found: dict[int, Any] = {}
         last: dict[_Key, list[int]] = {}
-        for slot in range(own.start, own.stop):
-            if slot in places:
-                key, offset = places[slot]
-                found[slot - own.start] = self._waited(key).get(offset)
-                last.setdefault(key, []).append(offset)
+        with training_numbers_kept(self._random_numbers.values()):
+            after, places = self._placed(draw, before)
+            self._drawn.append((draw, after))
+            for slot in range(own.start, own.stop):
+                if slot in places:
+                    key, offset = places[slot]
+                    found[slot - own.start] = self._waited(key).get(offset)
+                    last.setdefault(key, []).append(offset)
         self._used |= last.keys()
         if self._threads:
             for key, offsets in last.items():
+                if self._random_numbers[key[0]].may_draw:
+                    continue
                 # read ahead as many samples as this draw took
                 ahead = offsets[-1] + len(offsets)
                 self._ahead[key] = self._executor().submit(self._readers[key].read_ahead, ahead)
@@ -156,7 +168,8 @@ class ShardedStreams:
             return
         if self._exchanges == 0:
             self._compare()
-        self._read_on((self._newest_position() - self._exchanged_at) // len(draw.domains))
+        with training_numbers_kept(self._random_numbers.values()):
+            self._read_on((self._newest_position() - self._exchanged_at) // len(draw.domains))
         self._exchanged_at = self._newest_position()
         states = self._own_states() if self._exchanges % _STATES_EVERY == 0 else {}
         own = {key: self._readers[key].progress for key in self._used}
@@ -252,6 +265,7 @@ class ShardedStreams:
         state = state if state and state["read"] <= self._first(key) else None
         reader = self._sources.stream(domain, shard, len(self._at[min(self._at)][domain].counts), state)
         assert reader is not None
+        reader.draw_from(self._random_numbers[domain], shard)
         return reader
 
     def _newest_position(self) -> int:

@@ -9,6 +9,7 @@ from torch.utils.data import IterableDataset
 
 from lightning_dga.data.errors import DataError
 from lightning_dga.data.streaming.digest import digest
+from lightning_dga.data.streaming.random_numbers import StreamRandomNumbers
 from lightning_dga.data.streaming.resumable import OwnState
 
 # interval in samples at which a data set's own state is saved; a resumed run re-reads at most that many
@@ -35,6 +36,7 @@ class StreamReader:
 
     Attributes:
         first: Digests of the first samples of the stream, by position, if this reader has read them.
+        random_numbers: The random numbers that samples draw.
     """
 
     def __init__(self, dataset: Any, domain: str, state: dict[str, Any] | None = None) -> None:
@@ -42,6 +44,7 @@ class StreamReader:
         self._dataset: Iterable[Any] = _own_copy(dataset, domain)
         self._own_state = OwnState(self._dataset, domain, dataset)
         self._domain = domain
+        self.random_numbers, self._shard = StreamRandomNumbers(0), 0
         self._epoch = 0
         self._read = 0
         self._kept: dict[int, Any] = {}
@@ -56,6 +59,15 @@ class StreamReader:
             self._released = self._read
             self._states.append(state)
             self._resume(state["dataset"])
+
+    def draw_from(self, random_numbers: StreamRandomNumbers, shard: int = 0) -> None:
+        """Sets the random numbers that later samples draw.
+
+        Args:
+            random_numbers: Shared by the readers of all shards of a stream.
+            shard: The shard that this reader reads.
+        """
+        self.random_numbers, self._shard = random_numbers, shard
 
     @property
     def resumes(self) -> bool:
@@ -128,7 +140,7 @@ class StreamReader:
         if self._pass is None:
             self._pass = self._start()
         try:
-            sample = next(self._pass)
+            sample = self.random_numbers.read(self._pass, self._shard, self._read)
         except StopIteration:
             self._pass = None
             self._remember(self._own_state.end_pass())
@@ -165,7 +177,7 @@ class StreamReader:
             set_epoch(self._epoch)
         if state is not None:
             self._dataset.load_state_dict(deepcopy(state))  # type: ignore[attr-defined]  # only states of its own get here
-        return iter(self._dataset)
+        return self.random_numbers.start(self._dataset, self._shard, self._epoch)
 
 
 def _own_copy(dataset: Any, domain: str) -> Any:
