@@ -32,6 +32,7 @@ FULL = [
     *(("ddp", 2, k, "backward") for k in (4, 64, 512)),
     *(("ddp", 4, k, "backward") for k in (4, 64, 256)),
     *(("ddp", ranks, 16, name) for ranks in (2, 4) for name in ("in_step", "batched", "finite_difference")),
+    *(("fsdp2", ranks, k, "in_step") for ranks in (2, 4) for k in (16, 256)),
     *(("fsdp2", ranks, 16, name) for ranks in (2, 4) for name in ("backward", "batched", "finite_difference")),
 ]
 
@@ -44,21 +45,32 @@ class Traffic(TorchDispatchMode):
         self.bytes = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.namespace == "c10d":
-            tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+        result = function(*args, **(kwargs or {}))
+        if function.namespace == "c10d" or function.__name__.startswith("all_gather_into_tensor"):
+            tensors = [leaf for leaf in tree_leaves((args, result)) if isinstance(leaf, torch.Tensor)]
             # a gathered tensor is the output, a scattered one the input: the larger of the two
             self.bytes += max((one.numel() * one.element_size() for one in tensors), default=0)
-        return function(*args, **(kwargs or {}))
+        return result
 
 
 class Counter(L.Callback):
-    """Counts what an update moves; put around the callback that updates, in its place."""
+    """Counts what an update moves, in the callback that it is put around and in backward passes of training."""
 
     def __init__(self, inner: DynamicGradientAlignment) -> None:
-        self.inner, self.counted, self.wire = inner, [], []
+        self.inner, self.counted, self.backward = inner, [], []
         inner_update, inner_begin = inner.on_train_batch_end, inner.on_train_batch_start
         inner.on_train_batch_end = lambda *a, **k: self.count(inner_update, *a, **k)  # type: ignore[method-assign]
         inner.on_train_batch_start = lambda *a, **k: self.count(inner_begin, *a, **k)  # type: ignore[method-assign]
+
+    def on_before_backward(self, *_: Any) -> None:
+        self.wire_before = sent() if own_network() else 0
+        self.traffic = Traffic().__enter__()
+
+    def on_after_backward(self, *_: Any) -> None:
+        self.traffic.__exit__(None, None, None)
+        if own_network():
+            dist.barrier()
+        self.backward.append((self.traffic.bytes, (sent() - self.wire_before) if own_network() else 0))
 
     def count(self, function: Any, trainer: Any, *arguments: Any, **settings: Any) -> None:
         before = sent() if own_network() else 0
@@ -106,7 +118,8 @@ def one(rank: int, ranks: int, folder: str, strategy: str, domains: int, estimat
     parameters = sum(p.numel() for p in model.parameters())
     trainer.fit(model, datamodule=datamodule)
     if rank == 0:
-        torch.save({"counted": counter.counted, "parameters": parameters}, f"{folder}/result")
+        result = {"counted": counter.counted, "backward": counter.backward, "parameters": parameters}
+        torch.save(result, f"{folder}/result")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -119,7 +132,9 @@ def measure(strategy: str, ranks: int, domains: int, estimator: str) -> list[dic
         result = torch.load(f"{folder}/result")
     # the two steps from one update to the next
     last = result["counted"][-4:]
-    moved = sum(bytes_ for _, bytes_, _ in last)
+    # the backward pass of a step that is watched moves more than that of the step before, which is not
+    other, watched = result["backward"][-2:]
+    moved = sum(bytes_ for _, bytes_, _ in last) + watched[0] - other[0]
     cost = Cost(
         domains, 2, LOCAL * ranks, PROBES, TARGET, estimator, processes=ranks, sharded=strategy == "fsdp2",
         parameters=result["parameters"], local_batch_size=LOCAL,
@@ -129,7 +144,7 @@ def measure(strategy: str, ranks: int, domains: int, estimator: str) -> list[dic
     row = {"measure": "bytes", **settings, "value": moved / gradient, "unit": "P", "spread": None}
     rows = [{**row, "planned": cost.update_bytes / gradient}]
     if last[0][2] is not None:
-        over_wire = sum(wire for _, _, wire in last) / ranks
+        over_wire = (sum(wire for _, _, wire in last) + watched[1] - other[1]) / ranks
         row = {"measure": "wire", **settings, "value": over_wire / gradient, "unit": "P", "spread": None}
         rows.append({**row, "planned": cost.sent(cost.update_bytes) / gradient})
     return rows

@@ -116,8 +116,8 @@ class Cost:
         moved = {
             # every backward pass of the watched step gathers the target gradient
             "in_step": gradient * self._passes(self.batch_size / self.processes),
-            # one forward pass, and one backward pass without parameter gradients
-            "batched": 2 * gradient * share,
+            # one forward pass, and one backward pass with the target gradient and without parameter gradients
+            "batched": 3 * gradient * share,
             "finite_difference": 5 * gradient * share + both * of_domain,
         }.get(self.estimator, both * self.domains * of_domain)
         return moved + both * self._passes(-(-self.target_batch_size // self.processes)) + self._bookkeeping_bytes
