@@ -4,18 +4,18 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
-# a model this small gains nothing from a second thread, and where the cores are busy threads wait for one another
+# a model this small gains nothing from a second thread, and on busy cores two threads wait for each other
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help demo test test-numerics test-slow test-cluster lint types notebooks clean
 
 help:
-	@echo "make demo          train with a uniform mixture and with DGA on real text, and compare (about 4 minutes)"
+	@echo "make demo          train on real text with a uniform mixture and with DGA, and compare (about 4 minutes)"
 	@echo "make test          lint, types and the fast tests (about 10 minutes on two cores)"
-	@echo "make test-numerics the tests of numerics on each of the processor's instruction sets (about 4 minutes)"
+	@echo "make test-numerics numerical tests on each instruction set of the processor (about 4 minutes)"
 	@echo "make test-slow     tests that train for minutes"
-	@echo "make test-cluster  DDP, FSDP2, two machines, SLURM, preemption, a fresh installation (about 8 minutes)"
-	@echo "make notebooks     execute the notebooks from a clean kernel"
+	@echo "make test-cluster  tests of DDP, FSDP2, two machines, SLURM, preemption, a fresh installation (about 8 minutes)"
+	@echo "make notebooks     run the notebooks from a clean kernel"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "lightning-dga needs Python >= 3.10, this is " + sys.version)'
@@ -30,7 +30,7 @@ demo: $(READY)
 test: lint types $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not cluster'
 
-# only the instruction sets that this processor has: torch runs into an illegal instruction with another
+# only the instruction sets of this processor, because torch crashes with others
 test-numerics: $(READY)
 	best=$$($(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability())'); \
 	case $$best in AVX512) sets="default avx2 avx512";; AVX2) sets="default avx2";; *) sets=default;; esac; \
