@@ -25,7 +25,7 @@ def check_mixture(trainer: Any) -> Mixture:
     if not isinstance(datamodule, Mixture):
         what = "no data module" if datamodule is None else f"a {type(datamodule).__name__}"
         raise MisconfigurationException(
-            f"DynamicGradientAlignment needs a data module whose weights it can set, the Trainer has {what}. "
+            f"DynamicGradientAlignment needs a data module whose weights it can set, but the Trainer has {what}. "
             "Call `trainer.fit(model, datamodule=MixtureDataModule(...))`."
         )
     return datamodule
@@ -47,17 +47,18 @@ def check_iterator_step(pl_module: Any, loss: LossFunction, estimator: Any) -> N
 
 
 def check_strategy(trainer: Any) -> None:
-    """Refuses strategies that spread a model over processes in a way that alignments do not account for."""
+    """Refuses strategies that distribute a model in a way that alignments do not account for."""
     strategy = trainer.strategy
     kinds = {kind.__name__ for kind in type(strategy).__mro__}
     if not kinds & {"SingleDeviceStrategy", "DDPStrategy", "SingleDeviceXLAStrategy", "ModelParallelStrategy"}:
         raise MisconfigurationException(
-            f"DynamicGradientAlignment does not know how {type(strategy).__name__} spreads a model over processes. Use "
-            "one device, `strategy='ddp'`, or `ModelParallelStrategy` with `fully_shard` (FSDP2) in `configure_model`."
+            f"DynamicGradientAlignment does not support {type(strategy).__name__}: alignments do not account for "
+            "how it distributes a model. Use one device, `strategy='ddp'`, or `ModelParallelStrategy` with "
+            "`fully_shard` (FSDP2) in `configure_model`."
         )
     if "ModelParallelStrategy" in kinds and strategy.device_mesh["tensor_parallel"].size() > 1:
         raise MisconfigurationException(
-            "DynamicGradientAlignment does not know the gradients of tensor-parallel parameters. Use "
+            "DynamicGradientAlignment does not support tensor-parallel parameters. Use "
             "`ModelParallelStrategy(data_parallel_size='auto', tensor_parallel_size=1)` with as many data-parallel "
-            "processes as there are devices."
+            "ranks as there are devices."
         )

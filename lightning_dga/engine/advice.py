@@ -46,7 +46,7 @@ def before_training(rule: Any, every_n_steps: int, updates: float | None) -> Ite
         yield Advice(
             "lag",
             f"The mixture lags {lag:,.0f} of {updates:,.0f} updates behind the alignments (`every_n_steps` "
-            f"{every_n_steps}), too long to move in time. Lower `every_n_steps`, or raise the rule's `ema`.",
+            f"{every_n_steps}), so it cannot move in time. Lower `every_n_steps`, or raise the rule's `ema`.",
         )
 
 
@@ -64,14 +64,14 @@ def in_training(names: Sequence[str], weights: Tensor, exposure: DataBudget, *, 
     if moving and len(names) > 1 and weights[top] > _NEARLY_ALL and epochs[top] > 1:
         yield Advice(
             "one-hot",
-            f"Domain {names[top]!r} has {weights[top]:.1%} of the mixture and is being repeated. If that is not meant, "
-            "use `rule='dga'`, which limits repetition, or a smaller `step_size`.",
+            f"Domain {names[top]!r} has {weights[top]:.1%} of the mixture and is being repeated. If this is not "
+            "intended, use `rule='dga'`, which limits repetition, or a smaller `step_size`.",
         )
     if epochs[most] > _MANY_EPOCHS:
         yield Advice(
             "epochs",
-            f"Domain {names[most]!r} has been passed over {epochs[most]:.0f} times, and is likely known by heart. Give "
-            "it more data, train for fewer steps, or use `rule='dga'` with fewer `epochs`.",
+            f"Domain {names[most]!r} has been trained on for {epochs[most]:.0f} epochs, and is probably "
+            "memorised. Give it more data, train for fewer steps, or use `rule='dga'` with fewer `epochs`.",
         )
 
 
@@ -88,7 +88,7 @@ def on_noise(signal_to_noise: Tensor | None, updates: int) -> Iterator[Advice]:
     if largest < _NOISE:
         yield Advice(
             "noise",
-            f"After {updates} measurements no alignment stands out of its noise (signal to noise {largest:.1f} at "
-            "best). Raise `probe_batch_size` and the data module's `target_batch_size`; if that changes nothing, the "
-            "target may prefer no domain.",
+            f"After {updates} measurements no alignment exceeds its noise (signal-to-noise ratio {largest:.1f} "
+            "at most). Raise `probe_batch_size` and the data module's `target_batch_size`; if that changes nothing, "
+            "probably no domain suits the target better than the others.",
         )

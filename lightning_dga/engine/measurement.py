@@ -176,17 +176,17 @@ class Measurer:
         name = estimator_name(self.estimator)
         if self._settings.losses:
             raise ConfigurationError(
-                f"`estimator='{name}'` does not see the loss of each domain, which `rule` needs. Use "
+                f"`estimator='{name}'` does not measure the loss of each domain, which `rule` needs. Use "
                 "`estimator='auto'`, or leave the target out."
             )
         if self.mixtures is not None:
             raise ConfigurationError(
-                f"`estimator='{name}'` sees the domains' samples in a training step: it cannot measure mixtures of "
+                f"`estimator='{name}'` measures the samples of training steps: it cannot measure mixtures of "
                 "domains. Use `estimator='auto'`."
             )
         if not self._steps_can_be_watched:
             raise ConfigurationError(
-                f"`estimator='{name}'` sees the one backward pass of a training step: it cannot watch "
+                f"`estimator='{name}'` watches the single backward pass of a training step: it cannot watch "
                 "manual optimization or several optimizers. Use `estimator='auto'`."
             )
 
@@ -361,7 +361,7 @@ class Measurer:
             self._most = size // 2
             self._training.warn(
                 f"A batch of probes does not fit into memory ({reason}). From now on probes are measured in batches of "
-                f"{self._most} samples at most. Alignments stay the same where the loss is a mean over samples."
+                f"{self._most} samples at most. Alignments stay the same if the loss is a mean over samples."
             )
 
     @contextmanager

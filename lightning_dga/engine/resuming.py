@@ -9,7 +9,7 @@ from lightning_dga.reweighting import Rule, RuleState
 
 _NAMED = 8
 _ANEW = (
-    "To start anew from the model's weights alone, load them (`Module.load_from_checkpoint(path)`) and call "
+    "To start again from the model's weights alone, load them (`Module.load_from_checkpoint(path)`) and call "
     "`trainer.fit` without `ckpt_path`."
 )
 
@@ -54,8 +54,8 @@ def mismatch(saved: Described, now: Described) -> str | None:
     """Why a run cannot resume from a saved state, and what to do about it; ``None`` if it can."""
     if saved.rule != now.rule:
         return (
-            f"The callback's state is of the rule {saved.rule}, this run has {now.rule}; what one rule remembers means "
-            f"nothing to another. Give `rule` as in the run that is resumed. {_ANEW}"
+            f"The callback's state is of the rule {saved.rule}, this run has {now.rule}, which cannot use it. Give "
+            f"`rule` as in the run that is resumed. {_ANEW}"
         )
     for what, before, after in (("domains", saved.domains, now.domains), ("targets", saved.targets, now.targets)):
         if before != after:

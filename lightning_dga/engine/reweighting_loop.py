@@ -127,7 +127,8 @@ class ReweightingLoop:
         """
         if not any(parameter.requires_grad for parameter in training.module.parameters()):
             raise ConfigurationError(
-                f"{type(training.module).__name__} has no trainable parameter, so there is no gradient to align."
+                f"{type(training.module).__name__} has no trainable parameter, so there is no gradient to align. "
+                "Unfreeze some."
             )
         self._training, self._mixture = training, mixture
         self.measurer.start(training, mixture)
@@ -158,7 +159,7 @@ class ReweightingLoop:
     def _with_new_settings(self, progress: Progress, weights: Tensor, fresh: RuleState) -> Progress:
         """The progress of a resumed run under the rule's present settings in place of the checkpoint's."""
         self.in_training.inform(
-            f"The settings of `rule` are not those of the checkpoint; from now on it is {self.rule!r}."
+            f"The settings of `rule` differ from the checkpoint's; from now on, {self.rule!r} applies."
         )
         if not self.moves_weights:
             return replace(progress, weights=weights, rule=fresh)
@@ -280,13 +281,13 @@ class ReweightingLoop:
         why = f"; the loss scale still falls, to {scale:g}" if searches else ""
         self.in_training.warn(
             f"The target gradient is not finite at step {step}{why}, or a target batch was given no loss; the mixture "
-            "stays as it is."
+            "stays unchanged."
         )
         if self._not_finite == _MOST_NOT_FINITE:
             raise FloatingPointError(
                 f"The target gradient was not finite in {_MOST_NOT_FINITE} alignments in a row, the last after "
-                f"step {step}: the model is lost, or no target batch is given a loss. Go back to an earlier "
-                "checkpoint, with a lower learning rate, or define an `alignment_loss(batch)` that has one."
+                f"step {step}: training has diverged, or no target batch is given a loss. Resume from an earlier "
+                "checkpoint with a lower learning rate, or define an `alignment_loss(batch)` that returns a loss."
             )
 
     def target_losses(self) -> dict[str, float]:

@@ -67,7 +67,7 @@ def test_manual_optimization_works_with_a_loss():
 @pytest.mark.parametrize("strategy", ["FSDPStrategy", "DeepSpeedStrategy"])
 def test_a_strategy_that_shards_in_another_way_is_refused(strategy):
     other = type(strategy, (), {})()
-    message = rf"{strategy} spreads a model over processes. .* `ModelParallelStrategy` with `fully_shard` \(FSDP2\)"
+    message = rf"does not support {strategy}: .* `ModelParallelStrategy` with `fully_shard` \(FSDP2\)"
     with pytest.raises(MisconfigurationException, match=message):
         DynamicGradientAlignment().setup(_WithData(other), Plain(), "fit")
 

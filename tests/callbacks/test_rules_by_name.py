@@ -101,5 +101,5 @@ def test_a_fixed_mixture_needs_no_target(arguments):
 
 def test_an_estimator_that_sees_no_losses_is_refused_before_training():
     callback = DynamicGradientAlignment(2, rule="odm", estimator="in_step")
-    with pytest.raises(MisconfigurationException, match=r"'in_step'` does not see the loss of each domain"):
+    with pytest.raises(MisconfigurationException, match=r"'in_step'` does not measure the loss of each domain"):
         run(callback, mixture(batch_size=12))

@@ -71,4 +71,4 @@ def test_a_user_is_told_once():
         trainer(callback, max_steps=100).fit(Plain(), datamodule=mixture(size=5, k=3, batch_size=4))
     said = [str(one.message) for one in caught]
     assert sum("has 100.0% of the mixture" in one for one in said) == 0, "importance sampling means what it does"
-    assert sum("has been passed over" in one for one in said) == 1
+    assert sum("is probably memorised" in one for one in said) == 1

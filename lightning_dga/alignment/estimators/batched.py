@@ -80,7 +80,7 @@ class _Passes:
         layers = self.plan.layers
         if not layers:
             raise EstimatorRefusal(
-                f"no layer of {type(self._measurement.module).__name__} can be seen sample by sample. Use "
+                f"no layer of {type(self._measurement.module).__name__} can be measured sample by sample. Use "
                 '`estimator="backward"`.'
             )
         self._try(self._by_sample)

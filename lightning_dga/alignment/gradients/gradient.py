@@ -63,8 +63,8 @@ class FlatGradient:
         visit_gradients(loss, self.parameters, add, self._excluded)
         if self.sharded and loss.requires_grad and not any(is_sharded([self.parameters[index]]) for index in visited):
             raise EstimatorRefusal(
-                "No gradient reached the sharded parameters. FSDP2 keeps gradients to itself while "
-                "`set_requires_gradient_sync(False)` holds: call it with True before the optimizer steps."
+                "No gradient reached the sharded parameters. FSDP2 does not reduce gradients while "
+                "`set_requires_gradient_sync(False)` is in effect: call it with True before the optimizer steps."
             )
 
     def sum_over_ranks_(self) -> None:

@@ -79,7 +79,7 @@ def make_plan(measurement: Measurement) -> Plan:
     same = torch.allclose(losses[: len(fewer_losses)], fewer_losses, rtol=1e-2, atol=1e-3, equal_nan=True)
     if not all(trial.agreed([same])):
         raise EstimatorRefusal(
-            "the loss of a sample depends on what else is in its batch (dropout or batch normalisation in training "
+            "the loss of a sample depends on the rest of its batch (dropout or batch normalisation in training "
             'mode, or a loss over pairs), so that a sample has no gradient of its own. Use `estimator="backward"`.'
         )
     sizes = len(losses), len(fewer_losses)
@@ -105,8 +105,8 @@ class _Trial:
         self._size = len(self.more.domains)
         if self._size == 1:
             raise EstimatorRefusal(
-                "each process has one probe sample, and it takes two to tell them apart. Raise `probe_batch_size`, or "
-                'use `estimator="backward"`.'
+                "each rank has a single probe sample, but a test for coupling between samples needs two. Raise "
+                '`probe_batch_size`, or use `estimator="backward"`.'
             )
         self.fewer = next(measurement.probes.mixed(most=self._size - 1))
         numbers = {id(parameter): index for index, parameter in enumerate(measurement.parameters)}

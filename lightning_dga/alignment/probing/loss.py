@@ -137,7 +137,9 @@ class ProbeLoss:
             )
         if loss.ndim > 1 or (with_graph and not loss.requires_grad):
             what = f"has shape {tuple(loss.shape)}" if loss.ndim > 1 else "does not depend on any trainable parameter"
-            raise ValueError(f"The loss to align {what}; return a scalar mean or one loss per sample, with its graph.")
+            raise ValueError(
+                f"The loss to align {what}; return a scalar mean or one loss per sample, attached to its graph."
+            )
         self._any = True
         return loss.double() if loss.dtype.itemsize == 8 else loss.float()
 

@@ -201,7 +201,7 @@ class _Spent:
         raise StateChangedError(
             f"The loss to align takes the next item of `{self._path}`, a {type(self._iterator).__name__}, which "
             "training would then miss. Define `alignment_loss(batch)` on the module, or give the callback "
-            "`loss_fn(pl_module, batch)`, that does without it."
+            "`loss_fn(pl_module, batch)`, that does not use it."
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -340,7 +340,7 @@ def _check_array(path: str, array: np.ndarray[Any, Any], checksum: int) -> None:
         raise StateChangedError(
             f"Measuring the loss changed `{path}`, an array of {array.nbytes / 2**20:,.0f} MiB, which is too large to "
             "be copied for each alignment. Define `alignment_loss(batch)` on the module, or give the callback "
-            "`loss_fn(pl_module, batch)`, that leaves it alone."
+            "`loss_fn(pl_module, batch)`, that does not change it."
         )
 
 

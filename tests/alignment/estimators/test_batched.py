@@ -231,8 +231,8 @@ def test_a_model_that_changes_gets_another_plan():
 
 REFUSED = {
     "a mean loss": (Block, lambda module, batch: output_loss(module, batch).mean(), "gives only the mean loss"),
-    "dropout": (lambda: Block(nn.Dropout(0.5)), output_loss, "depends on what else is in its batch"),
-    "batch normalisation": (lambda: Block(nn.BatchNorm1d(6)), output_loss, "depends on what else is in its batch"),
+    "dropout": (lambda: Block(nn.Dropout(0.5)), output_loss, "depends on the rest of its batch"),
+    "batch normalisation": (lambda: Block(nn.BatchNorm1d(6)), output_loss, "depends on the rest of its batch"),
     "no layer": (
         lambda: nn.GRU(4, 4, batch_first=True),
         lambda m, b: m(b[0])[0].square().mean((1, 2)),
