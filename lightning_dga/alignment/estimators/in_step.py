@@ -1,6 +1,7 @@
 """Alignments from the gradients of the training step itself, with no probes of the domains."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +25,7 @@ from lightning_dga.alignment.per_sample.watches import (
     by_domain,
     watch_probes,
 )
-from lightning_dga.alignment.probing.compiled import is_compiled
+from lightning_dga.alignment.probing.compiled import eagerly, is_compiled
 from lightning_dga.alignment.probing.probes import Probes
 from lightning_dga.alignment.registry import register_estimator
 from lightning_dga.core.alignments import Alignments
@@ -84,10 +85,15 @@ class InStep:
 
     Args:
         rank: As for :class:`~lightning_dga.alignment.Batched`.
+        eager: Runs the watched passes of a compiled model without its compiled code, whose rounding is different, so
+            that training is no longer bitwise what it would be without measurements. Otherwise a compiled model is
+            watched only in batches of one domain.
     """
 
-    def __init__(self, rank: int | None = None) -> None:
+    def __init__(self, rank: int | None = None, *, eager: bool = False) -> None:
         self._rank = checked_rank(rank)
+        self._eager = eager
+        self._stances = ExitStack()
         self._open: _Open | None = None
         self._watch: Watch | None = None
         self._plan: tuple[Any, Plan] | None = None
@@ -105,12 +111,18 @@ class InStep:
     ) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
         self.abandon()
+        with eagerly() if self._eager else nullcontext():
+            self._open = self._opened(measurement, stale, targets or {"target": measurement.probes}, pure=pure)
+
+    def _opened(
+        self, measurement: Measurement, stale: Sequence[int], targets: Mapping[str, Probes], *, pure: bool
+    ) -> _Open | None:
         plan = None if pure else self._plan_for(measurement)
         aims = {}
-        for name, probes in ({"target": measurement.probes} if targets is None else targets).items():
+        for name, probes in targets.items():
             target = target_gradient(replace(measurement, probes=probes))
             if target is None:
-                return
+                return None
             products = LayerProducts(target.gradient, plan.layers if plan is not None else (), self._rank)
             aims[name] = Aim(target, products, DomainSums(target, measurement.num_domains))
         tolerance = TOLERANCE[measurement.loss.precision(measurement.parameters)]
@@ -122,7 +134,7 @@ class InStep:
         opened = _Open(measurement.module, aims, plan, measurement.probes.size, seen, tolerance)
         if len(stale):
             opened.mismatch = _add_probes(opened, measurement, stale)
-        self._open = opened
+        return opened
 
     def watch(self, domains: NDArray[np.int64], factor: float) -> None:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
@@ -141,6 +153,8 @@ class InStep:
             np.add.at(opened.seen, self._watched, 1)
             checked = opened.tolerance if self._watches % _WATCHES_BETWEEN_CHECKS == 0 else None
             self._watches += 1
+            if self._eager:
+                self._stances.enter_context(eagerly())
             self._watch = opened.per_sample(wanted, factor, checked)
 
     def unwatch(self, loss: Tensor | None) -> None:
@@ -148,6 +162,7 @@ class InStep:
         if self._watch is None or self._open is None:
             return
         self._watch.remove()
+        self._stances.close()
         if loss is None:
             np.subtract.at(self._open.seen, self._watched, 1)
         else:
@@ -170,6 +185,7 @@ class InStep:
         """See :class:`~lightning_dga.alignment.step_estimator.StepEstimator`."""
         if self._watch is not None:
             self._watch.remove()
+        self._stances.close()
         self._open = self._watch = None
         self._watched = _NO_DOMAINS
 
@@ -186,22 +202,26 @@ class InStep:
     def _plan_for(self, measurement: Measurement) -> Plan:
         known = signature(measurement)
         if self._plan is None or self._plan[0] != known or not self._plan[1].proven:
+            self._check_modules(measurement.module)
             self._plan = known, _checked(make_plan(measurement), measurement)
         return self._plan[1]
 
+    def _check_modules(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        if not self._eager and any(is_compiled(module) for module in modules):
+            raise EstimatorRefusal(
+                "in_step: a compiled model cannot be watched sample by sample. Use batches of one domain "
+                "(`pure_batches=True`), or `estimator=InStep(eager=True)`, which runs watched steps without compiled "
+                "code, so that their rounding is different, or `estimator='backward'`."
+            )
+        if any(isinstance(module, _BatchNorm) for module in modules):
+            raise EstimatorRefusal(
+                "in_step: batch normalisation couples the samples of a training batch. Use batches of one domain, or "
+                f"{_INSTEAD[4:]}"
+            )
+
 
 def _checked(plan: Plan, measurement: Measurement) -> Plan:
-    modules = list(measurement.module.modules())
-    if any(is_compiled(module) for module in modules):
-        raise EstimatorRefusal(
-            f"in_step: a compiled model cannot be watched sample by sample. Use batches of one domain, or "
-            f"{_INSTEAD[4:]}"
-        )
-    if any(isinstance(module, _BatchNorm) for module in modules):
-        raise EstimatorRefusal(
-            "in_step: batch normalisation couples the samples of a training batch. Use batches of one domain, or "
-            f"{_INSTEAD[4:]}"
-        )
     if plan.uncovered:
         names = {id(parameter): name for name, parameter in measurement.module.named_parameters()}
         missed = sorted(names.get(id(measurement.parameters[index]), str(index)) for index in plan.uncovered)

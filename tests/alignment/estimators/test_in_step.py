@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_dga.alignment import InStep, Measurement, ProbeLoss, isolated
+from lightning_dga.alignment import EstimatorRefusal, InStep, Measurement, ProbeLoss, isolated
 from lightning_dga.alignment.estimators.self_test import RehearsedStep
 from lightning_dga.core.alignments import Alignments
 from tests.helpers.held import Held, output_loss, sequences
@@ -187,3 +187,53 @@ def test_a_step_that_holds_few_of_a_quarter_of_a_million_domains():
     found = step(InStep(), measured, [batch([0, k - 1, 5, 5])], stale=np.array([7, k - 2]))
     assert isinstance(found, Alignments)
     assert found.measured.nonzero().flatten().tolist() == [0, 5, 7, k - 2, k - 1]
+
+
+def compiled():
+    """A model, and what is noted whenever its code is compiled or run."""
+    model, noted = Block(), []
+
+    def backend(graph, _):
+        noted.append("compiled")
+        return lambda *inputs: (noted.append("run"), graph(*inputs))[1]
+
+    model.compile(backend=backend)
+    return model, noted
+
+
+def test_a_compiled_model_is_watched_eagerly_if_asked_and_not_compiled_again():
+    model, noted = compiled()
+    probes, batches = sequences(n=4), [batch([0, 1, 1, 2]), batch([2, 2, 0, 0])]
+    output_loss(model, [batches[0][1]]).mean().backward()
+    model.zero_grad()
+    before, estimator = noted.copy(), InStep(eager=True)
+    assert "compiled" in before and "run" in before
+    for _ in range(2):
+        found = step(estimator, measurement(model, probes), batches)
+        plain = Block()
+        plain.load_state_dict(model.state_dict())
+        values, counts = expected(plain, probes, batches, 3)
+        close(found.values, values)
+        assert torch.equal(found.counts, counts)
+    assert noted == before
+    with isolated(model):
+        estimator.begin(measurement(model, probes), stale=(), pure=False)
+    estimator.watch(np.array(batches[0][0]), 1.0)
+    output_loss(model, [batches[0][1]]).mean().backward()
+    estimator.unwatch(torch.zeros(()))
+    assert noted == before
+    # also before the measurement is closed, as for a validation in between
+    output_loss(model, [batches[0][1]])
+    assert noted == [*before, *(one for one in before if one == "run")]
+    estimator.abandon()
+
+
+def test_a_compiled_model_is_refused_else_with_what_to_do_unless_batches_are_of_one_domain():
+    model, _ = compiled()
+    probes = sequences(n=4)
+    with pytest.raises(EstimatorRefusal, match=r"`pure_batches=True`.*InStep\(eager=True\)"):
+        step(InStep(), measurement(model, probes), [batch([0, 1])])
+    batches = [batch([1, 1]), batch([0, 0])]
+    plain = Block()
+    plain.load_state_dict(model.state_dict())
+    close(step(InStep(), measurement(model, probes), batches, pure=True).values, expected(plain, probes, batches, 3)[0])
