@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from lightning_dga.data.loading.batches import BatchReader
-from lightning_dga.data.loading.worker_message import WorkerMessage
+from lightning_dga.data.loading.worker_message import MessageSender
 from lightning_dga.data.loading.workers import WorkerLoader
 from lightning_dga.data.sampling.composition import Composition, Draw
 from lightning_dga.data.sources import ShuffledOrder, Sources
@@ -28,7 +28,7 @@ from lightning_dga.data.streaming.sharded_streams import ShardedStreams
 # written atomically
 _MOST_IN_FLIGHT = 1 << 20
 # small batches are composed together, up to these numbers of samples and batches, to save time
-_COMPOSED_SAMPLES, _COMPOSED_BATCHES = 4096, 8
+_COMPOSED_SAMPLES, _COMPOSED_BATCHES = 4096, 32
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class MixtureLoader:
             _Reader(BatchReader(sources, collate_fn, self._random_seed), self._recalled),
             batch_size=None,
             sampler=_Endless(self._next_work),
-            collate_fn=WorkerMessage if workers.get("num_workers") else _as_it_is,
+            collate_fn=MessageSender(workers.get("prefetch_factor") or 2) if workers.get("num_workers") else _as_it_is,
             # a generator of its own: otherwise the workers' base seed would be drawn from the user's global RNG
             generator=torch.Generator().manual_seed(seed),
             **workers,

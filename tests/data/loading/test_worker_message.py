@@ -5,7 +5,10 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
+from lightning_dga import MixtureDataModule
+from lightning_dga.data.loading import worker_message
 from lightning_dga.data.loading.worker_message import WorkerMessage
 from tests.helpers.toys import mixture
 
@@ -70,3 +73,45 @@ def test_batches_of_workers_hold_no_open_files():
     assert len(os.listdir("/proc/self/fd")) == before
     assert not any(part.is_shared() for batch in kept for part in batch if isinstance(part, torch.Tensor))
     data.teardown("fit")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="the system does not show open files")
+@pytest.mark.parametrize("opened", [True, False], ids=["through proc", "as torch does"])
+def test_large_batches_of_a_worker_arrive_as_they_were(opened, monkeypatch):
+    """More batches than are kept for the receiver, with views and duplicates among the tensors."""
+    monkeypatch.setattr(worker_message, "_sees_parent", lambda: opened)
+    data = MixtureDataModule(
+        {"a": Large(40)},
+        Large(3),
+        batch_size=2,
+        num_workers=2,
+        prefetch_factor=2,
+        collate_fn=views_of,
+        batches_per_epoch=24,
+    )
+    batches = iter(data.train_dataloader())
+    kept = [next(batches) for _ in range(24)]
+    data.teardown("fit")
+    seen = []
+    for batch in kept:
+        assert torch.equal(batch["whole"], batch["again"]) and torch.equal(batch["whole"][1], batch["row"])
+        assert batch["whole"].is_shared()
+        seen += batch["whole"][:, -1].tolist()
+        batch["whole"].zero_()
+    assert sorted(seen[:40]) == list(range(40)) and len(set(seen)) == 40
+
+
+class Large(Dataset):
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        return torch.full((LARGE,), float(index))
+
+
+def views_of(samples):
+    whole = torch.stack(samples)
+    return {"whole": whole, "again": whole.clone(), "row": whole[1]}
