@@ -2,8 +2,9 @@
 
     python benchmarks/stream.py                    the full tables
     python benchmarks/stream.py --quick            the same columns in under a minute
-    python benchmarks/stream.py --parts loader     one of: composition, update, mixture, staleness_cost, loader, soak;
-                                                   with --json, what other parts wrote at the same commit is kept
+    python benchmarks/stream.py --parts loader     one of: composition, update, mixture, staleness_cost, loader,
+                                                   samples, soak; with --json, what other parts wrote at the same
+                                                   commit is kept
 
 Peers that are not installed are said so: pip install -c constraints.txt datasets torchdata litdata
 
@@ -11,6 +12,9 @@ Every figure is the median of some rounds, in which the contestants take turns; 
 What runs in one process is measured in processor time, which others on the machine do not change. Loaders run in a
 process of their own each, with two workers, and are measured by the clock; beside it stands the processor time of a
 batch, in all processes together, and in the main process alone, from which training has to spare it.
+
+Where others use the machine too, only ratios of contestants that take turns within seconds can be relied on: the parts
+`staleness_cost` and `samples` give these alone.
 """
 
 import argparse
@@ -32,6 +36,7 @@ import numpy as np
 import torch
 from common import result
 from common.stream_peers import ABILITIES, BATCH, DRAW, PEERS, Peer, TooSlow, our_module, weights_of
+from common.stream_samples import KINDS, ours, torchs
 
 from lightning_dga.core.weights import as_weights
 from lightning_dga.data import Composition
@@ -152,25 +157,31 @@ def mixture(quick: bool) -> Iterator[Row]:
 def staleness_cost(quick: bool) -> Iterator[Row]:
     """Processor time of recalling queued work at every update, with nothing but the loader running: the worst case.
 
-    Of all processes, and so throughput where the loader is what training waits for.
+    Of all processes, and so throughput where the loader is what training waits for. One loader does both in turns,
+    because the processes of two loaders differ by more than is measured.
     """
-    rounds, periods = (2, 2) if quick else (41, 2)
+    rounds = 2 if quick else 41
     for k in KS[:2] if quick else KS:
-        recalling = periods_of(our_module(k, max_staleness=0))
-        # more batches than are queued or composed ahead, so that nothing is recalled
-        keeping = periods_of(our_module(k, max_staleness=16))
-        shares = []
-        for number in range(rounds):
-            times = {}
-            for name, run in sorted({"a": recalling, "b": keeping}.items(), reverse=bool(number % 2)):
-                started = processor_seconds()
-                for _ in range(periods):
-                    next(run)
-                times[name] = processor_seconds() - started
-            shares.append(1 - times["b"] / times["a"])
-        recalling.close()
-        keeping.close()
-        yield figure("staleness_cost", {"k": k, "period": PERIOD}, shares, "share of throughput")
+        for intervals in ([PERIOD], [PERIOD - 10, PERIOD + 10]):
+            module = our_module(k, max_staleness=0)
+            run = periods_of(module, intervals)
+            # more batches than are queued or composed ahead, so that nothing is recalled
+            lags = {"recalling": 0, "keeping": 16 * BATCH}
+            shares = []
+            for number in range(rounds):
+                times = {}
+                for name in sorted(lags, reverse=bool(number % 2)):
+                    module._composition.lag = lags[name]
+                    for _ in intervals:
+                        next(run)
+                    started = processor_seconds()
+                    for _ in range(2):
+                        next(run)
+                    times[name] = processor_seconds() - started
+                shares.append(1 - times["keeping"] / times["recalling"])
+            run.close()
+            period = " and ".join(map(str, intervals))
+            yield figure("staleness_cost", {"k": k, "period": period}, shares, "share of throughput")
 
 
 def loader(quick: bool) -> Iterator[Row]:
@@ -197,6 +208,39 @@ def loader(quick: bool) -> Iterator[Row]:
     for peer in PEERS:
         for ability in ABILITIES:
             yield {"measure": "ability", "peer": peer.name, "ability": ability, "value": peer.abilities[ability]}
+
+
+def samples(quick: bool) -> Iterator[Row]:
+    """Our loader beside torch's, for samples of several kinds, where the loader is all that is waited for.
+
+    Both run in one process and take turns; which of them was started first changes from round to round.
+    """
+    rounds, turns, batches = (2, 2, 20) if quick else (6, 12, 25)
+    makes = {"ours": ours, "torch": torchs}
+    for kind in KINDS:
+        ratios: dict[str, list[float]] = {"clock": [], "cpu": []}
+        for number in range(rounds):
+            running = {name: makes[name](kind) for name in sorted(makes, reverse=bool(number % 2))}
+            for _ in range(turns):
+                spent = {name: spent_on(running[name], batches) for name in running}
+                for measure, of_torch, of_ours in zip(ratios, spent["torch"], spent["ours"], strict=True):
+                    ratios[measure].append(of_torch / of_ours)
+            for iterator in running.values():
+                iterator.close()
+            del running
+            gc.collect()
+        for measure, values in ratios.items():
+            yield figure(f"samples_{measure}", {"samples": kind, "workers": 2, "batch": BATCH}, values, "times")
+
+
+def spent_on(iterator: Iterator[Any], batches: int) -> tuple[float, float]:
+    """Seconds by the clock, and of processor time, after what was queued before."""
+    for _ in range(10):
+        next(iterator)
+    started, cpu = time.perf_counter(), processor_seconds()
+    for _ in range(batches):
+        next(iterator)
+    return time.perf_counter() - started, processor_seconds() - cpu
 
 
 def soak(quick: bool) -> Iterator[Row]:
@@ -319,13 +363,13 @@ def domains_of(ours: Composition, samples: int) -> Iterator[int]:
         yield from draw.domains.tolist()
 
 
-def periods_of(module: Any) -> Iterator[None]:
-    """Trains for a period each time, and sets new weights at its end."""
+def periods_of(module: Any, intervals: list[int]) -> Iterator[None]:
+    """Trains for an interval each time, and sets new weights at its end."""
     iterator, k = iter(module.train_dataloader()), len(module.domain_names)
     weights = [weights_of(k), weights_of(k)[::-1].copy()]
     try:
         for number in range(10**9):
-            for _ in range(PERIOD):
+            for _ in range(intervals[number % len(intervals)]):
                 next(iterator)
             module.set_weights(weights[number % 2])
             yield
@@ -400,6 +444,7 @@ PARTS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "mixture": mixture,
     "staleness_cost": staleness_cost,
     "loader": loader,
+    "samples": samples,
     "soak": soak,
 }
 

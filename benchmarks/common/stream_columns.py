@@ -28,6 +28,10 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def against_torch(what: str) -> dict[str, str | Callable[[Row], str]]:
+    return {"samples": "samples", what: lambda row: f"{row['value']:.2f}", "least to most": spread}
+
+
 def domains(row: Row) -> str:
     return f"{row['k']:,}"
 
@@ -62,6 +66,8 @@ COLUMNS: dict[str, dict[str, str | Callable[[Row], str]]] = {
     "main": beside_peers("µs of processor time of a batch, main process"),
     "start": beside_peers("s to the first batch"),
     "resident": beside_peers("MiB of memory, workers included"),
+    "samples_clock": against_torch("samples/s by the clock, of torch's DataLoader with a WeightedRandomSampler"),
+    "samples_cpu": against_torch("samples for a second of processor time of all processes, of torch's"),
     "ability": {"": "peer", "by its documentation and source": "ability", "can": "value"},
     "memory_growth": {
         "what": "what",
