@@ -1,6 +1,6 @@
 """Sums by domain: the variance of one sample's alignment, from samples or from batches of them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from lightning_dga.alignment import Backward, Batched, FiniteDifference, FlatGra
 from lightning_dga.alignment.estimators.self_test import RehearsedStep
 from lightning_dga.alignment.gradients.sums import DomainSums
 from lightning_dga.alignment.gradients.target import TargetGradient
-from tests.helpers.held import measure, output_loss, sequences
+from tests.helpers.held import Held, measure, output_loss, sequences
 from tests.helpers.processes import together
 from tests.helpers.reference import gradient
 from tests.helpers.uses import Block, ByHand
@@ -113,20 +113,16 @@ def test_the_variance_of_part_of_a_gradient_is_not_told():
     assert found.measured.all() and found.sample_variances.isnan().all()
 
 
-class InPairs:
-    """Probes whose domains come in batches of two samples."""
+@dataclass(frozen=True, eq=False)
+class InBatches(Held):
+    """Probes whose domains come in batches of ``size`` samples."""
 
-    def __init__(self, probes, size=2):
-        self.domains, self.target = probes.domains, probes.target
-        self._probes, self._size = probes, size
-
-    def whole(self):
-        return InPairs(self._probes.whole(), self._size)
+    size: int = 2
 
     def by_domain(self, only=None):
-        for probe in self._probes.by_domain(only):
-            for start in range(0, len(probe.domains), self._size):
-                part = slice(start, start + self._size)
+        for probe in super().by_domain(only):
+            for start in range(0, len(probe.domains), self.size):
+                part = slice(start, start + self.size)
                 yield type(probe)(probe.domains[part], probe.indices[part], [probe.batch[0][part]])
 
 
@@ -134,8 +130,8 @@ def test_the_reference_tells_it_from_batches():
     torch.manual_seed(0)
     model, probes = Block(nn.Identity()), sequences(n=6)
     exact = by_definition(model, probes)
-    torch.testing.assert_close(measure(Backward(), model, InPairs(probes, 1)).sample_variances, exact)
-    pairs = measure(Backward(), model, InPairs(probes)).sample_variances
+    torch.testing.assert_close(measure(Backward(), model, InBatches(**vars(probes), size=1)).sample_variances, exact)
+    pairs = measure(Backward(), model, InBatches(**vars(probes))).sample_variances
     assert pairs.isfinite().all() and not torch.allclose(pairs, exact)
     assert measure(Backward(), model, probes).sample_variances.isnan().all()
 
@@ -145,7 +141,7 @@ def on_ranks(make, whole):
     if dist.is_initialized():
         probes = replace(probes, rank=dist.get_rank(), world_size=dist.get_world_size())
         model = fully_shard(model) if whole else model
-    return measure(make(), model, InPairs(probes) if whole else probes)
+    return measure(make(), model, InBatches(**vars(probes)) if whole else probes)
 
 
 @pytest.mark.cluster
