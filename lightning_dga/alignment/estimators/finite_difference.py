@@ -325,5 +325,6 @@ def _norm(gradient: FlatGradient) -> float:
     """The norm of the parameters of a gradient, over all ranks."""
     parts = ((parameter, to_local(parameter.detach())) for parameter in gradient.parameters)
     # a rank that holds unsharded parameters counts its share of them
-    terms = [part.double().square().sum() / replicas(parameter) for parameter, part in parts]
+    # no copy of a parameter, which may be a large part of the model
+    terms = [torch.dot(part.reshape(-1), part.reshape(-1)) / replicas(parameter) for parameter, part in parts]
     return math.sqrt(all_reduce_(total(terms, like=gradient.buffers[0])).item())

@@ -37,6 +37,6 @@ def adam_preconditioner(optimizers: Iterable[Optimizer]) -> Preconditioner:
         moment: Tensor = state["exp_avg_sq"]
         # Adam's bias correction of the second moment
         corrected = moment / (1 - group["betas"][1] ** torch.as_tensor(state["step"], device=moment.device))
-        return 1 / (corrected.sqrt() + group["eps"])
+        return corrected.sqrt_().add_(group["eps"]).reciprocal_()
 
     return diagonal

@@ -9,7 +9,10 @@ import torch
 
 from lightning_dga.alignment.estimator import Measurement, Preconditioner
 from lightning_dga.alignment.gradients.gradient import FlatGradient, total
-from lightning_dga.distributed import all_reduce_, any_rank, in_lockstep, is_sharded, to_local, world_size
+from lightning_dga.distributed import all_reduce_, any_rank, in_lockstep, is_sharded, replicas, to_local, world_size
+
+# numbers that are scaled by the preconditioner at a time, so that no copy of a whole parameter is made
+_PIECE = 2**16
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,12 @@ def _squared_norm(gradient: FlatGradient, preconditioner: Preconditioner | None)
     for index, parameter in enumerate(gradient.parameters):
         view = gradient.view(parameter)
         diagonal = preconditioner(parameter) if preconditioner is not None else None
-        before = view
-        if diagonal is not None:
-            before = view.clone()
-            view.mul_(to_local(diagonal).reshape(-1))
-        terms.append(gradient.term(index, before))
+        if diagonal is None:
+            terms.append(gradient.term(index, view))
+            continue
+        for part, scale in zip(view.split(_PIECE), to_local(diagonal).reshape(-1).split(_PIECE), strict=True):
+            scaled = part * scale
+            terms.append(torch.dot(part, scaled) / (replicas(parameter) if gradient.sharded else 1))
+            part.copy_(scaled)
     squared = total(terms, like=gradient.buffers[0])
     return float(all_reduce_(squared) if gradient.sharded else squared)
