@@ -7,39 +7,15 @@ from importlib import import_module
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 _ROOT = __name__.partition(".")[0]
-# old name: new name; a package covers all of its modules
+# old name: new name; a package covers all of its modules. What moved to a folder of its own room is not listed
 _MOVED = {
     "advice": "engine.advice",
-    "alignment.auto": "alignment.estimators.auto",
-    "alignment.backward": "alignment.estimators.backward",
-    "alignment.batched": "alignment.estimators.batched",
-    "alignment.compiled": "alignment.probing.compiled",
     "alignment.directions": "alignment.per_sample.layer_products",
-    "alignment.evaluation_loss": "alignment.probing.evaluation_loss",
-    "alignment.finite_difference": "alignment.estimators.finite_difference",
-    "alignment.gradient": "alignment.gradients.gradient",
-    "alignment.in_step": "alignment.estimators.in_step",
-    "alignment.isolation": "alignment.probing.isolation",
-    "alignment.layers": "alignment.per_sample.layers",
-    "alignment.loss": "alignment.probing.loss",
-    "alignment.losses": "alignment.estimators.losses",
-    "alignment.modes": "alignment.probing.modes",
-    "alignment.origins": "alignment.probing.origins",
-    "alignment.plan": "alignment.per_sample.plan",
-    "alignment.preconditioner": "alignment.gradients.preconditioner",
-    "alignment.probes": "alignment.probing.probes",
-    "alignment.rehearsal": "alignment.estimators.rehearsal",
-    "alignment.samples": "alignment.per_sample.samples",
-    "alignment.self_test": "alignment.estimators.self_test",
-    "alignment.snapshots": "alignment.probing.snapshots",
-    "alignment.sums": "alignment.gradients.sums",
-    "alignment.target": "alignment.gradients.target",
-    "alignment.watches": "alignment.per_sample.watches",
-    "alignment.writes": "alignment.probing.writes",
     "alignments": "core.alignments",
     "arguments": "core.arguments",
     "averages": "engine.alignment_averages",
@@ -48,47 +24,9 @@ _MOVED = {
     "callbacks.watchdog": "engine.watchdog",
     "checkpoints": "callbacks.checkpoints",
     "config_check": "cli.config_check",
-    "data.batches": "data.loading.batches",
-    "data.composition": "data.sampling.composition",
-    "data.digest": "data.streaming.digest",
-    "data.generators": "data.loading.generators",
-    "data.hub_streams": "data.streaming.hub_streams",
-    "data.loader": "data.loading.loader",
-    "data.multinomial": "data.sampling.multinomial",
     "data.parcel": "data.loading.worker_message",
-    "data.passes": "data.streaming.passes",
-    "data.permutation": "data.sampling.permutation",
-    "data.quota": "data.sampling.quota",
-    "data.reading": "data.streaming.reading",
-    "data.resumable": "data.streaming.resumable",
     "data.runs": "data.sampling.blocks",
-    "data.segment": "data.sampling.segment",
-    "data.sharded_streams": "data.streaming.sharded_streams",
-    "data.streams": "data.streaming.streams",
-    "data.text.bin_builder": "data.text.builders.bin_builder",
     "data.text.cache": "data.text.tokens.tokenized_corpus",
-    "data.text.clustered": "data.text.builders.clustered",
-    "data.text.document_stream": "data.text.readers.document_stream",
-    "data.text.documents": "data.text.readers.documents",
-    "data.text.encoder": "data.text.tokens.encoder",
-    "data.text.files": "data.text.readers.files",
-    "data.text.fingerprint": "data.text.readers.fingerprint",
-    "data.text.folder_corpus": "data.text.builders.folder_corpus",
-    "data.text.json_lines": "data.text.readers.json_lines",
-    "data.text.listing": "data.text.readers.listing",
-    "data.text.mixture": "data.text.builders.mixture",
-    "data.text.packed_stream": "data.text.tokens.packed_stream",
-    "data.text.packing": "data.text.tokens.packing",
-    "data.text.parquet": "data.text.readers.parquet",
-    "data.text.plain_text": "data.text.readers.plain_text",
-    "data.text.recipes": "data.text.builders.recipes",
-    "data.text.split": "data.text.readers.split",
-    "data.text.standard_library": "data.text.builders.standard_library",
-    "data.text.token_bin": "data.text.tokens.token_bin",
-    "data.text.tokenized_corpus": "data.text.tokens.tokenized_corpus",
-    "data.text.tokenizer": "data.text.tokens.tokenizer",
-    "data.window": "data.loading.window",
-    "data.workers": "data.loading.workers",
     "document_digest": "core.document_digest",
     "domains.leaves": "domains.leaf_counts",
     "domains.checkpoint": "domains.resumable_stage",
@@ -138,7 +76,17 @@ def new_name(name: str) -> str | None:
             return f"{_ROOT}.{_MOVED[own]}{rest}"
         own, _, last = own.rpartition(".")
         rest = f".{last}{rest}"
-    return None
+    return _deeper(*name.removeprefix(f"{_ROOT}.").split("."))
+
+
+def _deeper(*parts: str) -> str | None:
+    """The module of the same name in a folder below, if it is the only one and there is none in the old place."""
+    *rooms, module = parts
+    folder = Path(__file__).parent.joinpath(*rooms)
+    if not rooms or (folder / module).is_dir() or (folder / f"{module}.py").is_file():
+        return None
+    found = [file.relative_to(folder).with_suffix("").parts for file in folder.rglob(f"{module}.py")]
+    return ".".join([_ROOT, *rooms, *found[0]]) if len(found) == 1 else None
 
 
 class _MovedLoader(InspectLoader):
