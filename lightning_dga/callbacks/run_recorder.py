@@ -27,9 +27,6 @@ class RunRecorder(Callback):
     A resumed run truncates the first two at the checkpoint's step and continues from there. If a file cannot be
     written, for example because the disk is full, a warning names it and training continues. Place this callback after
     the one that sets the weights.
-
-    Args:
-        folder: The run folder.
     """
 
     def __init__(self, folder: str | Path) -> None:

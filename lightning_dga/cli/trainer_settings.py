@@ -35,13 +35,7 @@ def fitting_callbacks(config: DictConfig) -> list[Any]:
 
 
 def make_trainer(config: DictConfig, folder: Path, callbacks: list[Any]) -> Any:
-    """The Trainer of a config.
-
-    Args:
-        config: A composed ``conf/train.yaml``.
-        folder: The run folder.
-        callbacks: The instantiated callbacks.
-    """
+    """The Trainer of a config."""
     node = config.trainer.copy()
     OmegaConf.set_struct(node, False)
     settings = {"callbacks": callbacks, "logger": _loggers(config)}

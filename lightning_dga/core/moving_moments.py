@@ -36,11 +36,7 @@ class MovingMoments:
         return cls(*(torch.zeros(size, dtype=torch.float64) for _ in range(4)))
 
     def bounded(self, largest: float) -> "MovingMoments":
-        """The moments with averages clipped to a largest absolute value.
-
-        Args:
-            largest: Largest absolute value.
-        """
+        """The moments with averages clipped to a largest absolute value."""
         most = largest * self.weight
         return replace(self, mean=self.mean.clamp(-most, most), square=self.square.clamp(max=largest * most))
 

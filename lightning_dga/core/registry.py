@@ -27,9 +27,6 @@ class Registry(dict[str, Callable[..., Any]]):
     def register(self, name: str) -> Callable[[_Make], _Make]:
         """A decorator that adds what it decorates.
 
-        Args:
-            name: Its name.
-
         Raises:
             ValueError: If the name is taken.
         """

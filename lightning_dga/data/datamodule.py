@@ -520,12 +520,7 @@ class MixtureDataModule(LightningDataModule):
         return description(self._given, self._sources.sizes, sizes, self.seed, batch)
 
     def _go_on_from(self, state: dict[str, Any], steering: Sequence[Any] = ()) -> None:
-        """Restores a state into this mixture, whose settings may differ, and reports the consequences.
-
-        Args:
-            state: The state.
-            steering: Callbacks that resume too and have ``moves_weights``.
-        """
+        """Restores a state into this mixture, whose settings may differ, and reports the consequences."""
         names = self.domain_names
         first = self._composition.weights if self._given is None else self._given
         chosen = first if self._first_weights is not None else None

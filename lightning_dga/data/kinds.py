@@ -12,10 +12,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 def check_data_set(name: str, data: Any) -> None:
     """Checks that an object is a data set.
 
-    Args:
-        name: Name of the object in error messages.
-        data: The object.
-
     Raises:
         TypeError: If it is not a data set; the message says what to give.
     """

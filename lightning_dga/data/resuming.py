@@ -101,12 +101,7 @@ def for_domains(
 
 
 def of_another_class(trainer: Any, own: str) -> tuple[dict[str, Any] | None, str]:
-    """The state that a data module class of another name left in a checkpoint, which Lightning ignores, and a warning.
-
-    Args:
-        trainer: The trainer that resumes.
-        own: The present class's name.
-    """
+    """What a data module class of another name left in a checkpoint, which Lightning ignores; and a warning."""
     try:
         checkpoint = trainer.strategy.load_checkpoint(trainer.ckpt_path)
     except Exception as error:  # a strategy with a format of its own

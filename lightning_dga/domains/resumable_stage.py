@@ -95,13 +95,7 @@ class ResumableStage:
 
 
 def kept(folder: Path | None, part: str, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of a part of long work: read if it was finished before, else made and kept.
-
-    Args:
-        folder: The folder of finished parts; ``None`` keeps nothing.
-        part: Name of the part.
-        make: Makes its arrays.
-    """
+    """The arrays of a part of long work: read if it was finished before, else made and kept."""
     if folder is None:
         return make()
     file = folder / f"{part}.npz"

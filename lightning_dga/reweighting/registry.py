@@ -1,10 +1,10 @@
 """Registry of rules by name, including user-defined ones."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from inspect import signature
 from typing import Any, TypeVar
 
+from lightning_dga.core.arguments import one_of
 from lightning_dga.core.registry import Registry
 from lightning_dga.reweighting.rule import Rule
 
@@ -56,12 +56,7 @@ def make_rule(name: str, **settings: Any) -> Rule:
         >>> make_rule("dga", step_size=0.2)
         DGA(step_size=0.2, ema=0.1, enough=0.15, epochs=8.0, lookahead=1.25, prior=None)
     """
-    if name not in RULES:
-        close = get_close_matches(name, RULES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"`rule` {name!r} is unknown; choose one of {', '.join(sorted(RULES))}, or give a rule object.{hint}"
-        )
+    one_of("rule", name, RULES, ", or give a rule object")
     given = {setting: value for setting, value in settings.items() if value is not None}
     make = RULES[name]
     taken = signature(make).parameters
