@@ -26,9 +26,9 @@ PARTS = {
             "alignment",
             "engine.reweighting_loop",
             "data.text",
-            "data",
+            "data.loading.loader",
+            "data.datamodule",
             "models",
-            "callbacks",
         )
     },
     "from lightning_dga import DynamicGradientAlignment": "from lightning_dga import DynamicGradientAlignment",

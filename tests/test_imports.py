@@ -24,6 +24,7 @@ PARTS = [
     ("lightning_dga.cli.report", ("torch", "matplotlib", *LIGHTNING)),
     ("lightning_dga.reweighting", LIGHTNING),
     ("lightning_dga.data.sampling", ("torch.distributed.tensor", *LIGHTNING)),
+    ("lightning_dga.data.text", LIGHTNING),
     ("lightning_dga.alignment", ("torch._dynamo", *LIGHTNING)),
 ]
 

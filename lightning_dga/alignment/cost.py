@@ -12,7 +12,7 @@ _WATCHING = 0.25
 # domains of a rehearsal, and measurements from one to the next; each sample is passed watched and once more alone
 _REHEARSED, _BETWEEN_REHEARSALS = 4, 10
 # estimators whose ranks run only their own samples also where parameters are sharded
-_SHARED = ("batched", "finite_difference")
+_SHARED = ("batched", "finite_difference", "in_step")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Cost:
         target_batch_size: Target samples per update, over all ranks.
         estimator: Name of the estimator; one that is not the package's own counts as ``"backward"``.
         pure: Whether each training batch is of a single domain, which ``"in_step"`` then watches at no cost.
+        targets: Number of targets, each of which is measured.
         processes: W, the data-parallel world size.
         sharded: Whether parameters are sharded (FSDP2).
         parameters: P, the number of trainable parameters; needed for bytes and seconds.
@@ -65,6 +66,7 @@ class Cost:
     target_batch_size: int = 16
     estimator: str = "backward"
     pure: bool = False
+    targets: int = 1
     processes: int = 1
     sharded: bool = False
     parameters: int = 0
@@ -73,7 +75,7 @@ class Cost:
 
     @property
     def domain_work(self) -> float:
-        """Work for the domains' samples, over all ranks."""
+        """Work for the domains' samples and one target, over all ranks."""
         probes = self.domains * self.probe_batch_size
         if self.estimator == "finite_difference":
             # five forward passes, and one domain by the reference
@@ -86,11 +88,10 @@ class Cost:
     @property
     def update_work(self) -> float:
         """Work per rank for an update."""
-        if not self.sharded:
-            return (self.domain_work + self.target_batch_size) / self.processes
         # ranks run sharded backward passes of a domain in lockstep, all of them on the same samples
-        spread = self.processes if self.estimator in (*_SHARED, "in_step") else 1
-        return self.domain_work / spread + self.target_batch_size / self.processes
+        lockstep = self.sharded and self.estimator not in _SHARED
+        spread = 1 if lockstep else self.processes
+        return self.targets * (self.domain_work / spread + self.target_batch_size / self.processes)
 
     @property
     def training_work(self) -> float:
@@ -109,7 +110,7 @@ class Cost:
             return 0
         gradient = _FLOAT32 * self.parameters
         if not self.sharded:
-            return gradient + self._bookkeeping_bytes
+            return self.targets * (gradient + self._bookkeeping_bytes)
         # a forward and backward pass gathers parameters twice and scatters gradients once; a forward pass gathers once
         both, probes = 3 * gradient, self.domains * self.probe_batch_size
         of_domain, share = self._passes(self.probe_batch_size), self._passes(-(-probes // self.processes))
@@ -120,7 +121,8 @@ class Cost:
             "batched": 3 * gradient * share,
             "finite_difference": 5 * gradient * share + both * of_domain,
         }.get(self.estimator, both * self.domains * of_domain)
-        return moved + both * self._passes(-(-self.target_batch_size // self.processes)) + self._bookkeeping_bytes
+        moved += both * self._passes(-(-self.target_batch_size // self.processes)) + self._bookkeeping_bytes
+        return self.targets * moved
 
     @property
     def training_bytes(self) -> float:
@@ -133,7 +135,9 @@ class Cost:
     @property
     def memory(self) -> float:
         """Additional bytes of memory per rank during an update: one float32 gradient, or its shard."""
-        return _FLOAT32 * self.parameters / (self.processes if self.sharded else 1)
+        # a watched step needs the gradients of all targets at once
+        gradients = self.targets if self.estimator == "in_step" else 1
+        return gradients * _FLOAT32 * self.parameters / (self.processes if self.sharded else 1)
 
     @property
     def state_bytes(self) -> int:

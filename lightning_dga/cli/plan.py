@@ -95,7 +95,7 @@ def _cost(
     batch_size = datamodule.batch_size * processes * trainer.accumulate_grad_batches
     if estimator == "auto":
         # what it chooses for a model whose steps can be watched, and whose layers can be seen sample by sample
-        watched = batch_size >= domains * callback.probe_batch_size and not sharded
+        watched = batch_size >= domains * callback.probe_batch_size
         estimator = "in_step" if watched else "batched"
     return Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
@@ -107,6 +107,8 @@ def _cost(
         target_batch_size=datamodule.target_batch_size,
         local_batch_size=datamodule.batch_size,
         estimator=estimator,
+        pure=datamodule.pure_batches,
+        targets=len(datamodule.target_names),
         sharded=sharded,
         tokens_per_sample=datamodule.tokens_per_sample or 1,
     )

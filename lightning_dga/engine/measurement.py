@@ -202,6 +202,7 @@ class Measurer:
             probes.target_samples,
             name,
             step.pure,
+            len(self._mixture.target_names),
             world_size(),
             is_sharded(measurement.parameters),
         )

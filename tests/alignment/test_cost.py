@@ -71,3 +71,12 @@ def test_the_plan_is_a_table_that_a_person_reads():
 def test_the_documented_table_is_what_the_command_prints():
     printed = runpy.run_path(str(ROOT / "benchmarks" / "scaling_table.py"))["table"]()
     assert printed in (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+
+
+def test_each_target_is_measured():
+    for estimator in ("backward", "in_step"):
+        one, two = cost(estimator=estimator), cost(estimator=estimator, targets=2)
+        assert two.update_work == 2 * one.update_work
+        assert two.update_bytes == 2 * one.update_bytes
+    # a watched step needs the gradients of both at once
+    assert cost(targets=2).memory == COST.memory == cost(estimator="in_step", targets=2).memory / 2

@@ -11,7 +11,7 @@ def test_a_plan_needs_no_devices_and_leaves_nothing(tmp_path, corpora):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "4,096 processes, 64," in done.stdout and "in shards, 3 domains" in done.stdout
     # what `auto` is expected to choose
-    assert "an update by `batched` every" in done.stdout
+    assert "an update by `in_step` every" in done.stdout
     assert not [file for file in tmp_path.rglob("*") if file.name in ("weights.csv", "metrics.json", "checkpoints")]
     refused = dga_train(tmp_path, *where, "trainer=ddp")
     assert refused.returncode == 1 and "A plan needs the number of devices" in refused.stderr
