@@ -85,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for part in QUICK if options.quick else PARTS:
-        rows.append(row := measure(part, 2 if options.quick else 5))
+        rows.append(row := measure(part, 2 if options.quick else 3))
         loads = ", ".join(row["loads"]) or "-"
         print(f"{part:52} {row['value']:6.2f} s  {row['spread'][0]:.2f} to {row['spread'][1]:.2f}  {loads}", flush=True)
     if options.json:
