@@ -7,7 +7,7 @@ READY  := $(VENV)/.installed
 # a model this small gains nothing from a second thread, and on busy cores two threads wait for each other
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo test test-numerics test-slow test-cluster lint types notebooks clean
+.PHONY: help demo test test-numerics test-slow test-cluster test-cuda lint types notebooks clean
 
 help:
 	@echo "make demo          train on real text with a uniform mixture and with DGA, and compare (about 4 minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-numerics numerical tests on each instruction set of the processor (about 4 minutes)"
 	@echo "make test-slow     tests that train for minutes"
 	@echo "make test-cluster  tests of DDP, FSDP2, two machines, SLURM, preemption, a fresh installation (about 8 minutes)"
+	@echo "make test-cuda     tests on one CUDA GPU, skipped where there is none"
 	@echo "make notebooks     run the notebooks from a clean kernel"
 
 $(READY): pyproject.toml constraints.txt
@@ -46,6 +47,9 @@ test-slow: $(READY)
 
 test-cluster: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m cluster -rs
+
+test-cuda: $(READY)
+	$(BIN)/python -m pytest -m cuda -rs
 
 lint: $(READY)
 	$(BIN)/ruff check .
