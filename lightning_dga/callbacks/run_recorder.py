@@ -50,8 +50,8 @@ class RunRecorder(Callback):
         if not trainer.is_global_zero:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._go_on_with_validations(trainer.global_step)
-        self._go_on_with_weights(trainer)
+        self._resume_validations(trainer.global_step)
+        self._resume_weights(trainer)
         for logger in _logs(trainer):
             # rows are numbered by batches that ended in a step; `global_step` counts the steps of all optimizers
             logger.cut_back(trainer.global_step // max(len(trainer.optimizers), 1))
@@ -121,7 +121,7 @@ class RunRecorder(Callback):
         running = time.perf_counter() - self._started if self._started else 0.0
         return float(self._state["seconds"]) + running
 
-    def _go_on_with_validations(self, step: int) -> None:
+    def _resume_validations(self, step: int) -> None:
         known = self._known_validations(step) if step else []
         self._state = {**self._state, "validations": known}
         with side_file(self.folder / VALIDATIONS), atomic_write(self.folder / VALIDATIONS) as file:
@@ -135,7 +135,7 @@ class RunRecorder(Callback):
         known |= {int(at): float(loss) for at, loss in self._state["validations"]}
         return [[at, known[at]] for at in sorted(known) if at <= step]
 
-    def _go_on_with_weights(self, trainer: Any) -> None:
+    def _resume_weights(self, trainer: Any) -> None:
         domains, step = trainer.datamodule.domain_names, trainer.global_step
         self._columns = weights_header(domains)
         header, rows = self._columns, list[list[str]]()
@@ -177,7 +177,7 @@ class RunRecorder(Callback):
         if header[:2] != self._columns[:2]:
             rank_zero_warn(f"{path} is damaged: its rows are lost, and it is written again from this step on.")
             return self._columns, []
-        self._tell(path, left_out)
+        self._warn_of_damage(path, left_out)
         return header, rows
 
     def _rows(self, name: str, header: list[str]) -> list[list[str]]:
@@ -185,10 +185,10 @@ class RunRecorder(Callback):
         if not path.is_file():
             return []
         found, rows, left_out = read_rows(path)
-        self._tell(path, left_out)
+        self._warn_of_damage(path, left_out)
         return rows if found == header else []
 
-    def _tell(self, path: Path, left_out: int) -> None:
+    def _warn_of_damage(self, path: Path, left_out: int) -> None:
         if left_out:
             rank_zero_warn(f"{path} had {left_out} damaged row{'s' * (left_out > 1)}; they are dropped.")
 

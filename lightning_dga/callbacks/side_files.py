@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning_dga._lightning import WarningCache
 
-_told = WarningCache()
+_warned = WarningCache()
 
 
 @contextmanager
@@ -19,6 +19,6 @@ def side_file(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        _told.warn(
+        _warned.warn(
             f"{file} cannot be written: {error.strerror or error}. Training continues, and the file is incomplete."
         )

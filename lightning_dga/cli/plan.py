@@ -54,7 +54,7 @@ def table(cost: Cost, flops: float = FLOPS, bandwidth: float = BANDWIDTH) -> str
     training = cost.seconds(cost.training_work, cost.training_bytes, flops=flops, bandwidth=bandwidth)
     update = cost.seconds(cost.update_work, cost.update_bytes, flops=flops, bandwidth=bandwidth)
     rows = [
-        ["of each process", f"{cost.period:,} steps", "one update", "share"],
+        ["per rank", f"{cost.period:,} steps", "one update", "share"],
         _row("samples passed", cost.training_work, cost.update_work, "{:,.1f}".format),
         _row("sent", cost.sent(cost.training_bytes), cost.sent(cost.update_bytes), size),
         _row("time", training, update, "{:.4g} s".format),
@@ -65,7 +65,7 @@ def table(cost: Cost, flops: float = FLOPS, bandwidth: float = BANDWIDTH) -> str
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     shards = "in shards" if cost.sharded else "on each"
     head = (
-        f"{cost.processes:,} processes, {cost.parameters:,} parameters {shards}, {cost.domains:,} domains, "
+        f"{cost.processes:,} ranks, {cost.parameters:,} parameters {shards}, {cost.domains:,} domains, "
         f"an update by `{cost.estimator}` every {cost.period:,} steps"
     )
     assumed = f"time: at {flops / 1e12:,.0f} TFLOP/s and {bandwidth / 1e9:,.0f} GB/s, with nothing overlapped"

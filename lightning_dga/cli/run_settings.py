@@ -56,13 +56,15 @@ def changed_settings(config: DictConfig, folder: Path) -> list[str]:
         if (key in before and key in now) or (key.startswith("data.") and (before | now)[key] is not None)
         if before.get(key, _GONE) != now.get(key, _GONE) and not key.startswith(_FREE)
     }
-    refused = [_told(key, *values) for key, values in changed.items() if key in _THE_DATA]
+    refused = [_changed(key, *values) for key, values in changed.items() if key in _THE_DATA]
     if refused:
         raise CheckpointError(
             f"A run must resume with the data that it started with: {'; '.join(refused)}. Use the settings in "
             f"{folder / CONFIG}, or start a new run with another `name`."
         )
-    return [f"This run resumes with {_told(key, *values)}." for key, values in changed.items() if key not in followed]
+    return [
+        f"This run resumes with {_changed(key, *values)}." for key, values in changed.items() if key not in followed
+    ]
 
 
 def check_fits(checkpoint: Path, model: nn.Module) -> None:
@@ -99,5 +101,5 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
-def _told(key: str, before: Any, now: Any) -> str:
+def _changed(key: str, before: Any, now: Any) -> str:
     return f"`{key}` {now!r} instead of {before!r}"

@@ -162,11 +162,11 @@ def _fit_and_test(config: DictConfig, folder: Path, callbacks: list[Any], checkp
         return {}
     metrics = recorder.finish(trainer)
     if trainer.is_global_zero:
-        _tell_result(folder)
+        _print_result(folder)
     return metrics
 
 
-def _tell_result(folder: Path) -> None:
+def _print_result(folder: Path) -> None:
     """Prints the result of the run and the path of its page; an error here does not fail the run."""
     try:
         print(f"\n{comparison([folder])}\n\nRun folder: {folder}")
@@ -211,9 +211,9 @@ def _run(config: DictConfig) -> None:
 
 def main() -> None:
     """Runs ``dga-train``; a user error gives one line and exit status 1."""
-    sys.argv[1:] = _users_configs_first(sys.argv[1:])
-    Plugins.instance().register(_OursBehind)
-    _OursBehind.running = True
+    sys.argv[1:] = _give_config_dir_precedence(sys.argv[1:])
+    Plugins.instance().register(_PackageConfigsLast)
+    _PackageConfigsLast.running = True
     traceback = _TRACEBACK in os.environ
     # makes Hydra raise its errors, so that they are reported here like those of this package
     os.environ[_TRACEBACK] = "1"
@@ -229,7 +229,7 @@ def main() -> None:
             raise
         _end(str(error))
     finally:
-        _OursBehind.running = False
+        _PackageConfigsLast.running = False
         if not traceback:
             del os.environ[_TRACEBACK]
 
@@ -239,7 +239,7 @@ def _end(message: str) -> NoReturn:
     sys.exit(1)
 
 
-class _OursBehind(SearchPathPlugin):
+class _PackageConfigsLast(SearchPathPlugin):
     """Adds this package's configs to Hydra's search path after the folder given by ``--config-dir``."""
 
     running = False
@@ -250,7 +250,7 @@ class _OursBehind(SearchPathPlugin):
             search_path.append(provider="dga-train", path=ours)
 
 
-def _users_configs_first(arguments: list[str]) -> list[str]:
+def _give_config_dir_precedence(arguments: list[str]) -> list[str]:
     """Lets ``--config-dir DIR`` override this package's configs, where Hydra only lets it extend them.
 
     Hydra searches DIR after the application's own configs; so DIR is passed as the application's config path, and this

@@ -77,8 +77,8 @@ class MixtureDataModule(LightningDataModule):
         pin_memory: Copies batches to pinned memory before handing them over.
         timeout: Seconds to wait for a worker's batch before an error; 0 waits indefinitely.
         multiprocessing_context: Start method of workers: ``"fork"``, ``"spawn"`` or ``"forkserver"``.
-        tokens_per_sample: Tokens of a sample, for reports that count tokens; ``None`` if samples are no text.
-        tokenizer: What made the tokens, for whoever decodes samples.
+        tokens_per_sample: Tokens of a sample, for reports that count tokens; ``None`` if samples are not text.
+        tokenizer: The tokenizer of the samples, for decoding them.
 
     Raises:
         ValueError: If ``weights`` are not usable (see :func:`~lightning_dga.core.weights.as_weights`), a domain is
@@ -216,10 +216,10 @@ class MixtureDataModule(LightningDataModule):
             self._stream = None
         _ = self._composition
         if earlier is not None and earlier["composition"]["position"]:
-            self._go_on_from(earlier)
+            self._resume_from(earlier)
         if self._waiting:
             waiting, self._waiting = self._waiting, {}
-            self._go_on_from(dict(waiting))
+            self._resume_from(dict(waiting))
 
     @property
     def target(self) -> Dataset | Mapping[str, Dataset] | None:
@@ -432,7 +432,7 @@ class MixtureDataModule(LightningDataModule):
                 self._waiting = state_dict
                 return
             callbacks = self.trainer.callbacks if self.trainer is not None else []  # type: ignore[attr-defined]
-            self._go_on_from(state_dict, [one for one in callbacks if hasattr(one, "moves_weights")])
+            self._resume_from(state_dict, [one for one in callbacks if hasattr(one, "moves_weights")])
 
     def __getstate__(self) -> dict[str, Any]:
         """The state for a copy: at the same position of the stream, without the Trainer, workers and readers."""
@@ -519,7 +519,7 @@ class MixtureDataModule(LightningDataModule):
         batch = self.batch_size * self._rank_and_world_size()[1]
         return description(self._given, self._sources.sizes, sizes, self.seed, batch)
 
-    def _go_on_from(self, state: dict[str, Any], steering: Sequence[Any] = ()) -> None:
+    def _resume_from(self, state: dict[str, Any], steering: Sequence[Any] = ()) -> None:
         """Restores a state into this mixture, whose settings may differ, and reports the consequences."""
         names = self.domain_names
         first = self._composition.weights if self._given is None else self._given

@@ -90,7 +90,7 @@ class ResumableStage:
                 begun = "made" if whole else "begun"
                 raise DomainsError(
                     f"{self.folder}: {self.name!r} was {begun} with {_difference(key, old, new)}. "
-                    "Give the same settings, another folder, or --overwrite to make it anew."
+                    "Give the same settings, another folder, or --overwrite to make it again."
                 )
 
 

@@ -88,7 +88,7 @@ class Measurer:
         self._loss: Tensor | None = None
         self._checked = False
         self._most: int | None = None
-        self._told = False
+        self._announced = False
         self._origins: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,7 +160,7 @@ class Measurer:
             training.inform(f"There is no target: the losses of the domains are measured every {period:,} steps.")
             return
         self._check_estimator()
-        self._in_memory(update, self._choose_and_tell)
+        self._in_memory(update, self._choose_and_announce)
 
     def release(self) -> None:
         """Aborts a measurement in progress, restores the model, and holds no reference to the training any more."""
@@ -190,7 +190,7 @@ class Measurer:
                 "manual optimization or several optimizers. Use `estimator='auto'`."
             )
 
-    def _choose_and_tell(self, measurement: Measurement) -> None:
+    def _choose_and_announce(self, measurement: Measurement) -> None:
         self._choose(measurement)
         step, probes, name = self._step, measurement.probes, self._choice.name
         samples = 0 if self._in_steps is not None else probes.samples
@@ -339,8 +339,8 @@ class Measurer:
         message = "From now on alignments are measured by `estimator='backward'`"
         if not isinstance(self._choice, FixedEstimator):
             self._training.inform(f"{message}; `{name}` refused: {refusal}")
-        elif not self._told:
-            self._told = True
+        elif not self._announced:
+            self._announced = True
             self._training.warn(f"{message}. {refusal}")
         return reference
 

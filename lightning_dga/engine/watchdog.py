@@ -1,4 +1,4 @@
-"""Detects a rank that the others wait for in vain, reports it and what it was doing, and ends the job."""
+"""Detects a rank that has died or hangs, reports what it was doing, and ends the job."""
 
 import json
 import os

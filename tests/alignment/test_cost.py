@@ -64,7 +64,7 @@ def test_time_is_that_of_passes_and_of_what_is_sent():
 
 
 def test_the_plan_is_a_table_that_a_person_reads():
-    assert "4 processes, 1,000,000 parameters on each, 10 domains" in table(COST)
+    assert "4 ranks, 1,000,000 parameters on each, 10 domains" in table(COST)
     assert [size(n) for n in (7, 12_345, 4e9, 9.99e14)] == ["7 B", "12.3 kB", "4 GB", "999 TB"]
 
 

@@ -9,7 +9,7 @@ def test_a_plan_needs_no_devices_and_leaves_nothing(tmp_path, corpora):
     large = ["model.d_model=8192", "model.num_layers=80", "trainer=fsdp2", "trainer.devices=8", "trainer.num_nodes=512"]
     done = dga_train(tmp_path, *where, *large, "trainer.accelerator=gpu")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "4,096 processes, 64," in done.stdout and "in shards, 3 domains" in done.stdout
+    assert "4,096 ranks, 64," in done.stdout and "in shards, 3 domains" in done.stdout
     # what `auto` is expected to choose
     assert "an update by `in_step` every" in done.stdout
     assert not [file for file in tmp_path.rglob("*") if file.name in ("weights.csv", "metrics.json", "checkpoints")]

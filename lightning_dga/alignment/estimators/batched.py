@@ -85,7 +85,7 @@ class _Passes:
             )
         self._try(self._by_sample)
         if self.plan.layers == layers and self.plan.uncovered:
-            self._try(self._leftovers_by_domain)
+            self._try(self._measure_uncovered_parameters)
         if self.plan.layers != layers:
             return None
         alignments = self._sums.alignments(self._measurement.step)
@@ -136,14 +136,14 @@ class _Passes:
         with per_sample_forwards(self.plan.layers, len(leaf), partial(self._attach, leaf)):
             losses = loss.of_samples(probe.batch)
             leaves = [leaf, *(measurement.parameters[index] for index in rest)]
-            visit_gradients(losses.sum() * loss.scale, leaves, visit, self._bystanders_of(leaves))
+            visit_gradients(losses.sum() * loss.scale, leaves, visit, self._other_parameters(leaves))
         # the loss has a single value if the step skipped the batch
         return dots / loss.scale, losses.detach().expand(len(leaf))
 
     def _attach(self, leaf: Tensor, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         return attached(layer, x, y, leaf, partial(self._directions.contract, layer))
 
-    def _leftovers_by_domain(self) -> set[int]:
+    def _measure_uncovered_parameters(self) -> set[int]:
         """Measures the uncovered parameters as the reference does, while their uses in layers stay hidden."""
         measurement, gradient = self._measurement, self._target.gradient
         loss, uncovered = measurement.loss, sorted(self.plan.uncovered)
@@ -159,12 +159,12 @@ class _Passes:
             leaf = gradient.accumulator(len(probe.domains)).requires_grad_()
             with per_sample_forwards(self.plan.layers, len(leaf), partial(_attach_nothing, leaf)):
                 mean = loss.of_samples(probe.batch).mean()
-                visit_gradients(mean * loss.scale, parameters, visit, self._bystanders_of(parameters))
+                visit_gradients(mean * loss.scale, parameters, visit, self._other_parameters(parameters))
             term = total(terms, like=gradient.buffers[0])[None] / loss.scale
             self._sums.add_terms(torch.from_numpy(probe.domains[:1]), term, term.new_tensor([len(probe.domains)]))
         return set()
 
-    def _bystanders_of(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+    def _other_parameters(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         """The other trainable parameters, whose ``.grad`` a pass must not change."""
         ids = set(map(id, leaves))
         measurement = self._measurement

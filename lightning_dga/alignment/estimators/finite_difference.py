@@ -44,7 +44,7 @@ class FiniteDifference:
 
     If the estimate exceeds the tolerance of the precision in use
     (:data:`~lightning_dga.alignment.estimators.self_test.TOLERANCE`, relative to the norm of all alignments), the step
-    is chosen anew; if no step is accurate enough, this measurement and all later ones are refused.
+    is chosen again; if no step is accurate enough, this measurement and all later ones are refused.
 
     Five forward passes cost more than one forward and backward pass, so this pays only with many domains, a loss with
     one value per sample, and a model that :class:`~lightning_dga.alignment.Batched` cannot cover, such as a recurrent

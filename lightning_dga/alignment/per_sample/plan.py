@@ -86,7 +86,7 @@ def make_plan(measurement: Measurement) -> Plan:
     rows = [_rows(calls[layer], fewer_calls[layer], *sizes) for layer in trial.candidates]
     placed = [replace(layer, rows=each) if each else None for layer, each in zip(trial.candidates, rows, strict=True)]
     layers = trial.kept(placed)
-    layers = trial.kept([layer if trial.bears_a_row_for_each_sample(layer, losses) else None for layer in layers])
+    layers = trial.kept([layer if trial.has_a_row_per_sample(layer, losses) else None for layer in layers])
     while True:
         told_apart, uncovered, proven = trial.weigh(layers)
         kept = trial.kept([layer if good else None for layer, good in zip(layers, told_apart, strict=True)])
@@ -133,7 +133,7 @@ class _Trial:
             losses = self._losses(probe)
         return losses.detach(), calls
 
-    def bears_a_row_for_each_sample(self, layer: Layer, losses: Tensor) -> bool:
+    def has_a_row_per_sample(self, layer: Layer, losses: Tensor) -> bool:
         """Whether the losses stay the same if a layer whose output is shared by all samples gives a row per sample."""
         if layer.rows is SampleDimension.SAMPLES:
             return True

@@ -20,7 +20,7 @@ def eagerly() -> AbstractContextManager[Any]:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module's own forward pass is compiled, by any way of requesting it."""
-    # slow to import, and imported already by whoever has compiled something
+    # slow to import, and already imported if anything was compiled
     dynamo = sys.modules.get("torch._dynamo")
     by_wrapping = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
     by_method = getattr(module, "_compiled_call_impl", None) is not None

@@ -64,21 +64,21 @@ class WorkerInit:
             if os.getppid() == 1 != self._parent:
                 # the parent died before `prctl` took effect
                 os._exit(1)
-        _outlive_signals()
+        _ignore_job_signals()
         if os.environ.get("PL_SEED_WORKERS") == "1":
             seed_global(int(keys(torch.initial_seed() - worker, worker, self._rank)[0]))
 
 
-def _outlive_signals() -> None:
+def _ignore_job_signals() -> None:
     for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True).start()
 
 
-def _end_when_told_by(parent: int) -> None:
+def _exit_on_sigterm_from(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

@@ -40,7 +40,7 @@ class OwnState:
         self._dataset = dataset
         self._domain = domain
         self._original = original
-        self.is_usable = dataset is not original and tells_its_state(dataset)
+        self.is_usable = dataset is not original and has_complete_state(dataset)
         self._is_proven = not is_hub_stream(dataset)
         self._trial: tuple[dict[str, Any], list[bytes]] | None = None
 
@@ -112,7 +112,7 @@ def _first_line(error: Exception) -> str:
     return (str(error) or "no message").splitlines()[0].split(". ")[0]
 
 
-def tells_its_state(dataset: Any) -> bool:
+def has_complete_state(dataset: Any) -> bool:
     """Whether an iterable has a state that is complete and needs no arguments.
 
     Hugging Face's shuffle buffer is not part of its stream's state. The ``state_dict`` of mosaicml-streaming and of
@@ -121,7 +121,7 @@ def tells_its_state(dataset: Any) -> bool:
     if not (_can_be_called(dataset, "state_dict", 0) and _can_be_called(dataset, "load_state_dict", 1)):
         return False
     if hasattr(dataset, "documents"):
-        return tells_its_state(dataset.documents)
+        return has_complete_state(dataset.documents)
     return not holds_a_shuffle_buffer(dataset)
 
 

@@ -11,7 +11,7 @@ from lightning_dga.data.text.corpus import TextCorpus, split_target
 from lightning_dga.data.text.readers.document_stream import DocumentStream, is_text
 from lightning_dga.data.text.readers.documents import read_jsonl
 from lightning_dga.data.text.readers.files import kind, stem
-from lightning_dga.data.text.readers.listing import is_hidden, tell_of_unread, walk
+from lightning_dga.data.text.readers.listing import is_hidden, walk, warn_of_unread
 
 _logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _target_parts(
     if target not in targets:
         available = ", ".join(map(repr, targets)) or f"none; add a file {TARGET}<name>{_JSONL}"
         raise DataError(f"{root}: no target {target!r}. Targets: {available}.")
-    _tell_of_shared(root, targets[target])
+    _warn_if_shared(root, targets[target])
     documents = list(FolderDocuments(targets[target]))
     if len(documents) < 3:
         raise DataError(
@@ -119,7 +119,7 @@ def _target_parts(
     return [aligned[index] for index in chosen], val, test
 
 
-def _tell_of_shared(root: Path, target: Path) -> None:
+def _warn_if_shared(root: Path, target: Path) -> None:
     for name, documents in folder_domains(root).items():
         if documents.path.samefile(target):
             _logger.warning(
@@ -160,5 +160,5 @@ def corpus_entries(root: Path) -> dict[str, Path]:
                 f"{root}: {entries[name].name} and {path.name} give two domains one name; rename one of them."
             )
         entries[name] = path
-    tell_of_unread(str(root), unread)
+    warn_of_unread(str(root), unread)
     return entries

@@ -77,7 +77,7 @@ def list_files(path: str | Path, is_wanted: Callable[[str], bool]) -> list[str]:
         found = []
         for file in sorted(files):
             (found if is_wanted(_url(system, file, path)) else unread).append(file)
-        tell_of_unread(str(path), [_relative(file, root) for file in unread])
+        warn_of_unread(str(path), [_relative(file, root) for file in unread])
     else:
         found = _matches(system, root)
     if not found:
@@ -93,7 +93,7 @@ def _warn_once(message: str) -> None:
     _logger.warning("%s", message)
 
 
-def tell_of_unread(where: str, names: Iterable[str]) -> None:
+def warn_of_unread(where: str, names: Iterable[str]) -> None:
     """Warns, once per folder, about files that are not read because of their extension."""
     if unread := sorted(names):
         _warn_once(

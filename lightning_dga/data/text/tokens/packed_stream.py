@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 from typing_extensions import override
 
 from lightning_dga.data.errors import DataError
-from lightning_dga.data.streaming.resumable import tells_its_state
+from lightning_dga.data.streaming.resumable import has_complete_state
 from lightning_dga.data.text.tokens.encoder import DocumentEncoder
 from lightning_dga.data.text.tokens.packing import separate_documents
 
@@ -157,7 +157,7 @@ class PackedStream(IterableDataset[Tensor]):
 
     def _behind(self, place: "_Place") -> "_Place":
         """The position after a document: either one more to skip, or a new state of the documents and none to skip."""
-        if place.skip + 1 < _ANCHOR_EVERY or not tells_its_state(self.documents):
+        if place.skip + 1 < _ANCHOR_EVERY or not has_complete_state(self.documents):
             return replace(place, skip=place.skip + 1)
         return replace(place, skip=0, anchor=deepcopy(self.documents.state_dict()))
 

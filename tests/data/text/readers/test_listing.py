@@ -21,7 +21,7 @@ HIDDEN = [
 
 
 @pytest.fixture(autouse=True)
-def told_anew():
+def unwarned():
     _warn_once.cache_clear()
 
 
