@@ -1,4 +1,4 @@
-"""The rooms keep apart, as CONTRIBUTING.md says."""
+"""The rooms import one another only as CONTRIBUTING.md allows."""
 
 import ast
 from pathlib import Path

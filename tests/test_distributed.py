@@ -1,4 +1,4 @@
-"""An error on one process is one on all, whatever the others were about to do."""
+"""An error on one rank is raised on all, whatever the others were about to do."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The process that calls fit has the result of a run that other processes did for it."""
+"""The process that calls fit has the result of a run that spawned processes did."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""Our configs in somebody else's Hydra application, once the package is installed."""
+"""The configs of this package in another Hydra application, once the package is installed."""
 
 import inspect
 

@@ -1,4 +1,4 @@
-"""What importing a part of the package brings with it: only what that part needs."""
+"""Importing a part of the package imports only what that part needs."""
 
 import subprocess
 import sys

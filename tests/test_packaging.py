@@ -1,4 +1,4 @@
-"""What reaches a user who installs the package: the wheel, in an environment of its own, far from the repository."""
+"""The installed package: the wheel, in an environment of its own, outside of the repository."""
 
 import json
 import os

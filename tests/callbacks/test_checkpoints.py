@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, whatever else lies in the folder."""
+"""Which checkpoint a run resumes from, whatever other files are in the folder."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Copies and pickles of the callback: settings and progress, nothing of a run or a model."""
+"""Copies and pickles of the callback have its settings and progress, but no reference to a run or a model."""
 
 import copy
 import pickle

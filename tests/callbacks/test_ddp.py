@@ -1,4 +1,4 @@
-"""Two processes measure what one does on the union of their batches, and hold the same weights."""
+"""Two ranks measure the same as one rank does on the union of their batches, and hold the same weights."""
 
 import pytest
 import torch

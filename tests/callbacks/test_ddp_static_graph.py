@@ -1,4 +1,4 @@
-"""Probes do not count as passes of `DistributedDataParallel`, whatever it is told about the graph."""
+"""Probes do not count as passes of `DistributedDataParallel`, whatever its settings for the graph."""
 
 import pytest
 import torch

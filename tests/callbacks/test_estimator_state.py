@@ -1,4 +1,4 @@
-"""What an estimator does to a run: the same choice every time, in the checkpoint, and given up where it is inexact."""
+"""The choice of an estimator in a run is reproducible, saved in the checkpoint, and revised if it is inexact."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""What one process fails of, or does astray, ends the run on all of them at once, with its name."""
+"""An error on one rank, or weights that differ there, end the run on all ranks at once; the message names the rank."""
 
 import time
 
@@ -16,7 +16,7 @@ TIMEOUT = 600
 
 
 def fit(callback, *others, module=BySample, **arguments):
-    """What a run comes to on this process: its error, and how long it took."""
+    """The result of a run on this rank: its error, and the time that it took."""
     torch.manual_seed(0)
     data, started = mixture(batch_size=4), time.monotonic()
     ours = trainer(callback, *others, strategy="ddp", devices=RANKS, **arguments)
@@ -57,7 +57,7 @@ def test_an_error_on_one_process_ends_the_run_on_all_of_them(estimator, counted)
 
 
 def fails_in_the_trial():
-    """Rank 1 runs out of memory in the trial of an estimator, in which errors are no end."""
+    """Rank 1 runs out of memory in the trial of an estimator, where errors do not end the run."""
     from lightning_dga.alignment import Auto, Backward, Batched
 
     class Broken(Batched):

@@ -1,4 +1,4 @@
-"""A process that dies, hangs or goes astray ends the run with a message that names it."""
+"""A rank that dies, hangs or holds other weights ends the run with a message that names it."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def naps_for_ever():
 
 
 class Model(Plain):
-    """Rank 1 gets into trouble in the alignment after step 4."""
+    """Rank 1 fails in the alignment after step 4."""
 
     def __init__(self, what):
         super().__init__()
@@ -68,7 +68,7 @@ def one(rank, what, folder, port):
 
 
 def job(folder, what):
-    """What each process said, and the status that it ended with."""
+    """The output and the exit status of each process."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     started = torch.multiprocessing.start_processes(
         one, (what, folder, store.port), RANKS, start_method="fork", join=False

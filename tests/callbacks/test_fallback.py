@@ -1,4 +1,4 @@
-"""An estimator that turns inexact in the middle of a run: `auto` goes on with the reference, others say why not."""
+"""An estimator that becomes inexact during a run: `auto` falls back to the reference, others say why they refuse."""
 
 import logging
 
@@ -42,7 +42,7 @@ class WithFirst(BySample):
 
 
 class Late(Callback):
-    """Lets the layer behave at first."""
+    """Leaves the layer unchanged at first."""
 
     def on_train_start(self, trainer, pl_module):
         pl_module.layers[0].odd = False

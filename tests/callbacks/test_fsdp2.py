@@ -1,4 +1,4 @@
-"""Sharded training through Lightning's ``ModelParallelStrategy``, on two processes."""
+"""Sharded training through Lightning's ``ModelParallelStrategy``, on two ranks."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ class History(Callback):
 
 
 def here(tensor):
-    """A copy of this process's part."""
+    """A copy of this rank's part."""
     if tensor is None:
         return None
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach().clone()

@@ -1,4 +1,4 @@
-"""Alignments from training's own gradients equal the float64 reference on the samples that the step held."""
+"""Alignments from training's own gradients equal the float64 reference on the samples of the step."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Ranks times local batch: the same global batch gives the same weights and alignments, however it is spread."""
+"""The same global batch gives the same weights and alignments with any world size."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Models whose training the callback could disturb, in a Lightning fit: bitwise the training without it, and exact."""
+"""Models whose training the callback could disturb: training is bitwise unchanged, and alignments are exact."""
 
 import sys
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Trained(L.LightningModule):
 
 @dataclass
 class Fit:
-    """A model as it is given to ``trainer.fit``, and the plain one that the reference takes."""
+    """A model as passed to ``trainer.fit``, and the plain one for the reference."""
 
     make: object
     plain: object
@@ -59,7 +59,7 @@ FITS["gpt2 with lora"] = Fit.of(HUGGING_FACE["gpt2 with lora"])
 
 
 class History(Callback):
-    """What training went through; the last parameters and buffers."""
+    """The sequence of training states, and the last parameters and buffers."""
 
     def __init__(self):
         self.losses, self.tensors = [], []

@@ -1,4 +1,4 @@
-"""What the callback measures can be monitored, and is logged at the steps of the training metrics."""
+"""Measurements can be monitored, and are logged at the steps of the training metrics."""
 
 import csv
 import math
@@ -36,7 +36,7 @@ class Rows(Logger):
 
 
 class Noted(Callback):
-    """Notes a metric wherever a callback may look for it."""
+    """Records a metric wherever a callback may read it."""
 
     def __init__(self, name="dga/target_loss"):
         self.name, self.seen = name, {}

@@ -1,4 +1,4 @@
-"""With a rule that never moves the weights, training with the callback is bitwise the training without it."""
+"""With a rule that never moves the weights, training is bitwise the same with and without the callback."""
 
 import copy
 import random
@@ -92,7 +92,7 @@ def test_static_training_is_bitwise_the_same(case):
 
 
 def test_a_moved_mixture_would_show():
-    """The comparison above can fail."""
+    """Checks that the comparison above can fail."""
     with_it, _ = run("fp32", DynamicGradientAlignment(every_n_steps=2, step_size=5.0))
     without, _ = run("fp32")
     assert any((a["samples"] != b["samples"]).any() for a, b in zip(with_it, without, strict=True))

@@ -1,4 +1,4 @@
-"""A run that is told to end, wherever it happens to be, resumes to the run that was never told."""
+"""A run that is stopped by a signal at any moment resumes to the same result as an uninterrupted run."""
 
 import multiprocessing
 import os

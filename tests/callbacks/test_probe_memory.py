@@ -1,4 +1,4 @@
-"""Probes that do not fit into memory are measured in smaller batches, and the run says so."""
+"""Probes that do not fit into memory are measured in smaller batches, with a warning."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ MESSAGE = "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: ca
 
 
 class Tight(Plain):
-    """Has memory for batches of a few probe samples."""
+    """Runs out of memory with more than a few probe samples per batch."""
 
     most = 3
 

@@ -10,7 +10,7 @@ from tests.helpers.toys import Plain, StopAt, mixture, trainer
 
 
 class History(Callback):
-    """What each process trained on and with which weights, written to a file by each."""
+    """The samples and weights of each rank, which it writes to a file."""
 
     def __init__(self, folder, name):
         self.folder, self.name, self.rows = folder, name, []

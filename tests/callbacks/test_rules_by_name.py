@@ -1,4 +1,4 @@
-"""Every rule by its name does what is said of it, with the default estimator, with and without a target."""
+"""Every rule works by its name as documented, with the default estimator, with and without a target."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a Trainer's limits and callbacks say of the length of a run, against what it draws."""
+"""The length of a run according to the Trainer's limits and callbacks equals the number of samples that it draws."""
 
 import lightning as L
 import pytest
@@ -14,7 +14,7 @@ BATCHES = 7
 
 
 class Note(L.Callback):
-    """Asks how long the run is, at the start and the end of every batch."""
+    """Requests the length of the run at the start and the end of every batch."""
 
     def __init__(self):
         self.planned, self.lengths = [], []

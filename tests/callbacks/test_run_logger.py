@@ -1,4 +1,4 @@
-"""The table of what a run logs, which a resumed run goes on with."""
+"""The table of logged metrics, which a resumed run continues."""
 
 import csv
 

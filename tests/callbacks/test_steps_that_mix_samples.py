@@ -1,4 +1,4 @@
-"""Steps that shuffle, mix, drop or weigh samples: `in_step` says so, and `auto` measures in another way."""
+"""Steps that shuffle, mix, drop or weight samples: `in_step` refuses, and `auto` chooses another estimator."""
 
 import logging
 
@@ -118,7 +118,7 @@ def test_a_step_that_does_nothing_of_it_is_watched_with_its_dropout(caplog):
 
 
 class Hooks(Callback):
-    """Counts what watches leave on the model; in front of the callback that watches."""
+    """Counts hooks that watches leave on the model; placed before the callback that watches."""
 
     def __init__(self):
         self.found = []

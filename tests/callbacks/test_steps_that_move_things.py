@@ -42,7 +42,7 @@ class Base(L.LightningModule):
 
 
 class Teacher(Base):
-    """A momentum teacher whose parameters are assigned anew, as MoCo's are; later in the run only."""
+    """A momentum teacher whose parameters are reassigned, like those of MoCo, but only later in the run."""
 
     def __init__(self):
         super().__init__()
@@ -59,7 +59,7 @@ class Teacher(Base):
 
 
 class Codebook(Base):
-    """Centroids that are no parameters, a queue, and a generator."""
+    """Centroids that are not parameters, a queue, and a generator."""
 
     def __init__(self):
         super().__init__()
@@ -136,7 +136,7 @@ def test_training_is_bitwise_as_without_it(kind, estimator):
 
 
 class Skips(Base):
-    """Skips what it takes for bad batches, in one of the ways that Lightning allows."""
+    """Skips batches, in one of the ways that Lightning allows."""
 
     how = None
 

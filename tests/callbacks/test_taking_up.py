@@ -1,4 +1,4 @@
-"""A run goes on with a state of the callback: what the checkpoint owes is done, what does not fit is refused."""
+"""Resuming the state of the callback: an update that was due is done, and a state that does not fit is refused."""
 
 import pytest
 import torch
@@ -156,7 +156,7 @@ def test_a_new_reference_holds_and_the_weights_go_on(tmp_path):
 
 
 def test_a_loss_scale_that_still_falls_ends_no_run():
-    """As a loss scaler does that starts far above what the gradients allow."""
+    """Like a loss scaler that starts far above the scale that the gradients allow."""
 
     class Searching(Plain):
         def loss(self, batch):

@@ -1,4 +1,4 @@
-"""Several targets, mixtures of domains, and what rules are told of repetition."""
+"""Several targets, mixtures of domains, and the repetition of data that rules are given."""
 
 import pytest
 import torch
@@ -70,7 +70,7 @@ TARGETS = {"x": Points(1, 12), "y": Points(2, 9)}
 
 
 def watched(targets, **settings):
-    """What is measured in the last step, with each target whole."""
+    """The measurement of the last step, with each target complete."""
     torch.manual_seed(0)
     domains = {f"domain{i}": Points(i, 30 + i) for i in range(3)}
     data = MixtureDataModule(domains, targets, target_batch_size=12, **{"batch_size": 6, **settings})
@@ -116,7 +116,7 @@ def test_a_step_estimator_cannot_measure_mixtures():
 
 
 class Note(Static):
-    """Notes what it is told."""
+    """Records the messages that it receives."""
 
     def start(self, domain_names, weights, exposure):
         self.__dict__["seen"] = [exposure]

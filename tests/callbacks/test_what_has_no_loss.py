@@ -1,4 +1,4 @@
-"""A loss that probes cannot have is named before training starts, and a failure with the domain that it is of."""
+"""A loss that probes cannot compute is reported before training starts; a failure in a probe names the domain."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ class Detecting(Plain):
 
 
 class OnlyWhileTraining(Plain):
-    """Returns nothing otherwise."""
+    """Returns no loss otherwise."""
 
     steps = 0
 

@@ -1,4 +1,4 @@
-"""What is wrong with a config is told by key before anything is made of it."""
+"""Errors in a config are reported by key before anything is created from it."""
 
 import pytest
 from hydra import compose, initialize_config_dir

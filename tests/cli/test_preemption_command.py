@@ -1,4 +1,4 @@
-"""`dga-train` is told to end by who started it."""
+"""Signals to `dga-train` from the process that started it."""
 
 import os
 import signal

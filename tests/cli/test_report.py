@@ -1,4 +1,4 @@
-"""`dga-report`: what it prints and writes, and its one line about a mistake."""
+"""`dga-report`: what it prints and writes, and its one-line errors."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What a resumed run is told and refused."""
+"""Changed settings of a resumed run are reported or refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Processes that torchrun starts, in place of Lightning."""
+"""Processes that torchrun starts, instead of Lightning."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`dga-train` as a user runs it: what it leaves behind, and what it says when something is wrong."""
+"""`dga-train` as a user runs it: the files that it writes, and its errors."""
 
 import csv
 import json
@@ -83,7 +83,7 @@ def test_a_run_is_resumed(tmp_path, corpora):
 
 
 def resumed_in_process(folder, corpora, monkeypatch, capsys, *overrides):
-    """What a resumed run says in one line, and exits with."""
+    """The one-line message and the exit status of a resumed run."""
     where = ["experiment=corpora", f"data.root={corpora}", "data.target=weather", *QUICK, "resume=true", *overrides]
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["dga-train", *where])

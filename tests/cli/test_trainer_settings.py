@@ -1,4 +1,4 @@
-"""The Trainer's settings decide what of a config is used, whatever the other groups say."""
+"""The Trainer's settings decide which parts of a config are used, whatever the other groups contain."""
 
 import pytest
 from hydra import compose, initialize_config_dir

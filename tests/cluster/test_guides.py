@@ -1,4 +1,4 @@
-"""The guides' commands run, one after the other as a reader would run them."""
+"""The commands of the guides run, in the order of the guides."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""torchrun on two machines that share nothing but a cable and the file system."""
+"""torchrun on two machines that share only a network and a file system."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_two_machines_do_what_one_process_does(machines, tmp_path, corpora):
 @pytest.mark.cluster
 @pytest.mark.timeout(4800)
 def test_the_machines_do_not_share_a_loopback(machines):
-    """Else the test above would pass with a wrong address too."""
+    """Otherwise the test above would also pass with a wrong address."""
     first, second = machines
     listen = "import socket; s = socket.create_server(('127.0.0.1', 29777)); s.settimeout(120); s.accept()"
     connect = "import socket; socket.create_connection(('127.0.0.1', 29777), 2)"

@@ -1,4 +1,4 @@
-"""Jobs of a real SLURM: two nodes from `dga-train -m`, and from a batch script; queued again by a signal."""
+"""Jobs of a real SLURM: two nodes from `dga-train -m` and from a batch script; requeued by a signal."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""How far a run is looked ahead."""
+"""How far ahead the data of a run is planned."""
 
 import math
 

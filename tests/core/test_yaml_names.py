@@ -1,4 +1,4 @@
-"""Domains whose names YAML, Hydra or JSON read as something else than text."""
+"""Domains whose names YAML, Hydra or JSON parse as other types than strings."""
 
 import datetime
 import json

@@ -1,4 +1,4 @@
-"""Copies, pickles and what is printed of a data module."""
+"""Copies, pickles and the `repr` of a data module."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Uninterrupted = interrupted and resumed: over workers, processes, interruptions, with weights that change."""
+"""An interrupted and resumed run equals an uninterrupted one, with any workers and ranks, and with changing weights."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What people give for a domain, a target or validation data."""
+"""Objects that users pass as a domain, a target or validation data."""
 
 import lightning as L
 import numpy as np

@@ -1,4 +1,4 @@
-"""A run that resumes with other settings takes them, or says that it does not."""
+"""A run that resumes with other settings applies them, or reports that it does not."""
 
 import warnings
 
@@ -181,7 +181,7 @@ def test_streams_among_them_go_on_by_name():
 
 
 def test_a_state_without_settings_is_taken():
-    """As checkpoints of before have it."""
+    """The format of older checkpoints."""
     state, _ = state_after(of(), 5)
     del state["settings"]
     data = of(weights=[1, 2, 3])

@@ -10,7 +10,7 @@ from tests.helpers.toys import Plain, Points, trainer
 
 
 class InSetup(MixtureDataModule):
-    """Assigns what it makes."""
+    """Assigns data that it creates in `setup`."""
 
     def __init__(self, batch_size=4, names=("a", "b"), weights=None):
         super().__init__(batch_size=batch_size)
@@ -31,7 +31,7 @@ class InSetup(MixtureDataModule):
 
 
 class InitInSetup(MixtureDataModule):
-    """Calls the constructor where the data are there."""
+    """Calls the constructor in `setup`, where the data is available."""
 
     def __init__(self, batch_size=4):
         L.LightningDataModule.__init__(self)

@@ -1,4 +1,4 @@
-"""The Trainer's arguments that bear on training data, and the tuner."""
+"""The Trainer's arguments that affect training data, and the tuner."""
 
 import lightning as L
 import pytest
@@ -11,7 +11,7 @@ from tests.helpers.toys import Plain, Points, Stream, trainer
 
 
 class Rows(L.Callback):
-    """What each epoch trained on."""
+    """The samples of each epoch."""
 
     def __init__(self):
         self.epochs = []

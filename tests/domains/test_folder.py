@@ -1,4 +1,4 @@
-"""A folder of domains: what is in it, and what it refuses."""
+"""A folder of domains: its contents, and what it refuses."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Work that is killed at any point is gone on with, and leaves the bits that it would have left."""
+"""Work that is killed at any point resumes, with a bit-identical result."""
 
 import itertools
 import multiprocessing

@@ -1,4 +1,4 @@
-"""Words of every script, and what counts where a document has none that is known."""
+"""Words of every script, and documents without a known word."""
 
 import random
 import re
@@ -66,7 +66,7 @@ def test_scripts_may_be_mixed():
 
 
 class Known:
-    """Vectors that are given."""
+    """An embedding by given vectors."""
 
     def __init__(self, **vectors):
         self.vectors = {name: np.array(vector, dtype=np.float32) for name, vector in vectors.items()}

@@ -99,7 +99,7 @@ class Slurm:
             time.sleep(0.2)
 
     def ask(self, *command: str) -> str:
-        """What a command prints."""
+        """The output of a command."""
         return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout
 
     def stop(self) -> None:

@@ -76,7 +76,7 @@ class Plain(L.LightningModule):
 
 
 class BySample(Plain):
-    """Also tells the loss of each sample."""
+    """Also has a loss per sample."""
 
     def alignment_loss(self, batch):
         return ((self.layers(batch[0]) - batch[1]) ** 2).squeeze(1)
@@ -105,7 +105,7 @@ class TwoOptimizers(Plain):
 
 
 class Linear(L.LightningModule):
-    """The least that can be trained, on tuples of one tensor ``[batch, 3]``: the user's module of the documents."""
+    """A minimal module, trained on tuples of one tensor ``[batch, 3]``; the user's module in the documentation."""
 
     def __init__(self):
         super().__init__()
@@ -119,7 +119,7 @@ class Linear(L.LightningModule):
 
 
 def weights_at(step):
-    """Weights of four domains, other ones at each step."""
+    """Weights of four domains, different at each step."""
     return [1 + step % 4, 1, 2 if step % 3 else 0, 1]
 
 
@@ -133,7 +133,7 @@ class OneOf(MixtureDataModule):
 
 
 class StopAt(L.Callback):
-    """Ends a run early, whose planned length is another."""
+    """Ends a run before its planned length."""
 
     def __init__(self, step):
         self.step = step

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Block(nn.Module):
-    """Two layers, and between them what a test is about."""
+    """Two layers, with the module under test between them."""
 
     def __init__(self, between=None, width=4):
         super().__init__()
@@ -45,7 +45,7 @@ class ByHand(nn.Module):
 
 
 class Own(torch.autograd.Function):
-    """A linear map as fused kernels have it."""
+    """A linear map like those of fused kernels."""
 
     @staticmethod
     def forward(ctx, x, weight):
@@ -186,7 +186,7 @@ class Picture(nn.Module):
 
 
 class Sometimes(nn.Module):
-    """Calls its layer by sample, or by token, as told."""
+    """Calls its layer per sample or per token."""
 
     def __init__(self):
         super().__init__()

@@ -22,7 +22,7 @@ VOCABULARY, LENGTH, WIDTH = 32, 8, 16
 
 
 class Samples(Dataset):
-    """What a seed draws; a sample is one tensor or a tuple of them, made by ``draw(generator)``."""
+    """Random samples of a seed; a sample is a tensor or a tuple of tensors, made by ``draw(generator)``."""
 
     def __init__(self, seed, size, draw):
         generator = torch.Generator().manual_seed(seed)

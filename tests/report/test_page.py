@@ -1,4 +1,4 @@
-"""The page of one run or several: what it says, and that it says it in one well-formed file."""
+"""The page of one run or several: its contents, in one well-formed file."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""What the charts draw, beyond their texts."""
+"""What the charts draw, apart from their labels."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Rules over a few distributions over the domains."""
+"""Rules over basis distributions."""
 
 import numpy as np
 import pytest

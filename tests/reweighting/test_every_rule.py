@@ -1,4 +1,4 @@
-"""What holds of every rule."""
+"""Properties of every rule."""
 
 import pytest
 import torch

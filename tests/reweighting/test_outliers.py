@@ -20,7 +20,7 @@ PLENTY = {"sizes": (10**9,) * 3, "draws": 0}
 
 
 def normal(seed, scale=1.0):
-    """A measurement in which the first domain is the best: cosines times norms, as inner products are."""
+    """A measurement in which the first domain is the best; inner products are cosines times norms."""
     draw = torch.randn(3, generator=torch.Generator().manual_seed(seed)).double()
     return measured(scale * (torch.tensor(MEANS).double() + 0.1 * draw), scale)
 

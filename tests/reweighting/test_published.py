@@ -1,4 +1,4 @@
-"""The published rules equal their step by hand."""
+"""The published rules equal their steps computed by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Plans that mind repetition."""
+"""Plans that limit repetition."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_water_filling_is_importance_sampling_with_a_limit():
 
 
 def share_of_the_best(passes, epochs=8.0, k=3, size=100.0, updates=200, **of_run):
-    """What is drawn of a domain that deserves all, in a run whose end the rule knows, or not."""
+    """Samples drawn from a domain that should get all, in a run whose length the rule knows or not."""
     seen, sizes = torch.zeros(k).double(), torch.full((k,), size).double()
     shares = torch.eye(k, dtype=torch.float64)[0]
     step = passes * size / updates

@@ -1,4 +1,4 @@
-"""What rules declare of themselves, through every wrapper, and rules of a user's own by name."""
+"""The traits that rules declare, through every wrapper, and a user's own rules by name."""
 
 from dataclasses import dataclass
 

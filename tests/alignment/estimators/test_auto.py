@@ -108,7 +108,7 @@ def test_a_target_gradient_that_is_not_finite_is_no_reason_to_settle():
 
 
 class Refused(Backward):
-    """The reference, with a fault; free of charge, so that it would be chosen if it passed."""
+    """The reference with an error, at no cost, so that it would be chosen if it passed."""
 
     def measure(self, measurement):
         target = target_gradient(measurement)
@@ -118,7 +118,7 @@ class Refused(Backward):
 
 
 class Scaled(nn.Module):
-    """A parameter of no layer: LayerScale, as a sum of layers sees it."""
+    """A parameter outside of layers, such as LayerScale in a sum of layers."""
 
     def __init__(self):
         super().__init__()

@@ -22,7 +22,7 @@ def measure(model, loss, probes):
 
 
 class Given:
-    """Probes as they are given."""
+    """Probes from given batches."""
 
     def __init__(self, target, domains):
         self.target, self.by_domain = (lambda: iter(target)), (lambda only=None: iter(domains))

@@ -1,4 +1,4 @@
-"""Several processes: data-parallel, and with parameters that are spread over them (FSDP2)."""
+"""Estimators on several ranks: data-parallel, and with sharded parameters (FSDP2)."""
 
 from dataclasses import replace
 

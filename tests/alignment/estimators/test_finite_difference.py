@@ -100,7 +100,7 @@ def test_half_precision_parameters_are_refused():
 
 
 def gpt():
-    """A GPT that has learned a little, and token sequences to go on with."""
+    """A slightly trained GPT, and token sequences to continue training with."""
     model = GPT(64, 16, d_model=32, num_layers=1)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 64, (4, 24, 17), generator=generator) // torch.arange(1, 5).view(4, 1, 1)
@@ -148,7 +148,7 @@ def test_kinks_are_noticed():
 
 
 class Stale(nn.Module):
-    """Takes its weight from a copy, as what caches a parameter does, so that moving the parameter changes nothing."""
+    """Takes its weight from a cached copy, so that moving the parameter changes nothing."""
 
     def __init__(self):
         super().__init__()

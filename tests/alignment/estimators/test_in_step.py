@@ -159,7 +159,7 @@ def test_the_self_test_passes_where_a_domain_is_smaller_than_its_probe():
 
 
 def test_samples_that_do_not_count_take_no_place():
-    """Padding, with which ranks get equally many samples, is of domain -1."""
+    """Padding, which gives ranks equally many samples, has domain -1."""
     model, probes = Block(), sequences(n=2)
     domains, samples = batch([0, 2, 2, 1])
     padded = np.array([0, -1, -1, 1])
@@ -190,7 +190,7 @@ def test_a_step_that_holds_few_of_a_quarter_of_a_million_domains():
 
 
 def compiled():
-    """A model, and what is noted whenever its code is compiled or run."""
+    """A model, and a list of the times that its code is compiled or run."""
     model, noted = Block(), []
 
     def backend(graph, _):

@@ -1,4 +1,4 @@
-"""Watching training steps under FSDP2: each process sees its own samples, and a shard of the target gradient."""
+"""Watched training steps under FSDP2: each rank measures its own samples with a shard of the target gradient."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def watched(kind, settings, begin):
 
 
 def expected(kind, processes, size=5, samples=6):
-    """Alignments by definition with what all processes saw, of each at most ``size`` samples of a domain."""
+    """Alignments by definition on the samples of all ranks, at most ``size`` of a domain from each."""
     model, data = whole(gain=kind == "one domain"), mixture(sequence, target_batch_size=samples)
     target = gradient(model, loss, [(len(probe.domains), probe.batch) for probe in data.probes(0, 5).target()])
     own = {domain: [] for domain in range(DOMAINS)}
@@ -149,7 +149,7 @@ def test_training_is_bitwise_as_without_it(kind):
 
 
 def moved(kind):
-    """Numbers that the passes and the end of a measurement move, with a watch and without one; what is held at once."""
+    """Numbers that passes and the end of a measurement communicate, with and without a watch; and peak memory."""
     model, estimator, held = sharded(gain=kind == "one domain", reshard_after_forward=True), InStep(), []
     hold = LayerProducts.hold
 

@@ -137,7 +137,7 @@ def test_exact_or_refused_on_hugging_face_models(estimator, name, precision):
 
 @contextmanager
 def evaluation(model):
-    """A loop of one's own, where what is compiled runs compiled; the callback's probes run eagerly."""
+    """A plain loop, in which compiled code runs compiled; the callback's probes run eagerly."""
     yield model.eval()
 
 

@@ -1,4 +1,4 @@
-"""Estimators on parameters that FSDP2 shards: what one process measures on whole ones, and the float64 reference."""
+"""Estimators on parameters sharded by FSDP2 equal those on unsharded ones, and the float64 reference."""
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ def whole(gain=True):
 
 
 def a_batch():
-    """Other samples on each process, as in training."""
+    """Different samples on each rank, as in training."""
     return torch.randint(VOCABULARY, (4, 9), generator=torch.Generator().manual_seed(dist.get_rank()))
 
 

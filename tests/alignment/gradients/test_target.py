@@ -39,7 +39,7 @@ class MadeBytes(TorchDispatchMode):
 
 
 def trained(width=WIDTH):
-    """A layer and an optimizer that has second moments of it."""
+    """A layer, and an optimizer with second moments for it."""
     torch.manual_seed(0)
     model = nn.Linear(width, width)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)

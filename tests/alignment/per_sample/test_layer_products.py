@@ -16,7 +16,7 @@ def loss(module, batch):
 
 
 def trained():
-    """A GPT that has learned a little of domains that differ, and probes of them."""
+    """A GPT that was slightly trained on different domains, and probes of them."""
     model = GPT(64, 16, d_model=96, num_layers=2)
     tokens = torch.randint(0, 64, (4, 16, 17)) // torch.arange(1, 5).view(4, 1, 1)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)

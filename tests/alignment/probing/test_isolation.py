@@ -10,7 +10,7 @@ from tests.helpers.toys import Plain, mixture
 
 
 def content(module):
-    """All that a probe could change, as plain values."""
+    """Everything that a probe could change, as plain values."""
     return {
         "state": {name: tensor.clone() for name, tensor in module.state_dict().items()},
         "modes": [child.training for child in module.modules()],

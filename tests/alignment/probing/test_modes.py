@@ -1,4 +1,4 @@
-"""A probe keeps as much for its backward pass as training does: what is checkpointed there is checkpointed here."""
+"""A probe keeps as many activations as training: modules that checkpoint activations in training do so in probes."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def inner():
 
 
 class Flagged(nn.Module):
-    """As transformers, timm and diffusers have it."""
+    """As in transformers, timm and diffusers."""
 
     gradient_checkpointing = False
 
@@ -43,7 +43,7 @@ class Flagged(nn.Module):
 
 
 class Guarded(nn.Module):
-    """As people write it by hand, with no flag."""
+    """Written by hand, without a flag."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +58,7 @@ class Guarded(nn.Module):
 
 
 class LayerDrop(Guarded):
-    """Leaves whole layers out in training."""
+    """Skips whole layers in training (stochastic depth)."""
 
     def __init__(self):
         super().__init__()
@@ -69,7 +69,7 @@ class LayerDrop(Guarded):
 
 
 class Plain(nn.Module):
-    """Holds nothing that checkpoints: evaluation mode, as ever."""
+    """Has no activation checkpointing, so that evaluation mode is used."""
 
     def __init__(self):
         super().__init__()
@@ -159,7 +159,7 @@ def test_training_mode_without_noise():
 
 
 def test_a_class_that_torch_made_of_a_users_is_the_users():
-    """As FSDP2 does, whose classes belong to a module of torch."""
+    """Like FSDP2, whose classes belong to a module of torch."""
     module = Guarded()
     module.__class__ = type("FSDPGuarded", (nn.Module, Guarded)[::-1], {"__module__": "torch.distributed.fsdp"})
     with isolated(module.train()):
@@ -167,7 +167,7 @@ def test_a_class_that_torch_made_of_a_users_is_the_users():
 
 
 class Quiet(nn.BatchNorm1d):
-    """A user's kind of normalisation."""
+    """A user-defined normalisation."""
 
 
 def test_a_users_normalisation_does_not_train():

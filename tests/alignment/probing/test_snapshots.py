@@ -1,4 +1,4 @@
-"""What a step counts, collects and draws comes back, wherever a model holds it."""
+"""Counters, collections and random numbers that a step changes are restored, wherever a model holds them."""
 
 import itertools
 import random
@@ -151,7 +151,7 @@ def test_a_large_array_that_changes_is_named():
 
 
 class Threaded(Meter):
-    """Shares what it holds with a thread of its own."""
+    """Shares its state with its own thread."""
 
     def __init__(self):
         super().__init__()

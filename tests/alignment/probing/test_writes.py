@@ -1,4 +1,4 @@
-"""What a loss writes into parameters is undone, without a copy of those that it does not write to."""
+"""Writes of a loss into parameters are undone, without copying parameters that it does not write to."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Random numbers in data sets and collate functions: other ones for every sample and epoch, the same ones again."""
+"""Random numbers in data sets and collate functions differ for every sample and epoch, and are reproducible."""
 
 import random
 
@@ -14,7 +14,7 @@ SHARED = np.random.default_rng(0)
 
 
 class Augmented(Dataset):
-    """Adds a random number to each sample, and holds generators as people's data sets do."""
+    """Adds a random number to each sample, from generators that users' data sets hold."""
 
     def __init__(self, kind, size=6):
         self.size = size

@@ -1,4 +1,4 @@
-"""A checkpoint between two optimizer steps: the batches whose gradients it has not are taken again."""
+"""A checkpoint between two optimizer steps: batches whose gradients it does not contain are trained on again."""
 
 import lightning as L
 import pytest
@@ -11,7 +11,7 @@ ACCUMULATE = 4
 
 
 class Interrupted(L.Callback):
-    """Notes what was trained on; saves behind some batch, or fails in it and saves as what handles errors does."""
+    """Records the samples trained on; saves after some batch, or fails in it and saves as an error handler does."""
 
     def __init__(self, file=None, at=None, fails=False):
         self.file, self.at, self.fails = file, at, fails

@@ -17,7 +17,7 @@ SMALL, LARGE = 16, 100_000
 
 
 def sent(content):
-    """What arrives of it, and how many bytes the message has."""
+    """The received batch, and the size of the message in bytes."""
     message = bytes(ForkingPickler.dumps(WorkerMessage(content)))
     return pickle.loads(message), len(message)
 

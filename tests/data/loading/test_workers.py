@@ -1,4 +1,4 @@
-"""Workers that are stuck in foreign code end with their loader and with the process that started them."""
+"""Workers that hang in other code end with their loader and with the process that started them."""
 
 import ctypes
 import multiprocessing

@@ -133,7 +133,7 @@ def test_resuming_anywhere_continues_the_sequence(sampling, data):
 
 @pytest.mark.parametrize("sampling", ["multinomial", "quota"])
 def test_a_signal_may_take_the_state_between_any_two_lines(sampling):
-    """Whatever is being done: the state that a signal's handler takes is that of some moment before or after it."""
+    """In the middle of any operation, a signal handler gets the state of a moment before or after it."""
     states = []
 
     def between_lines(frame, event, argument):

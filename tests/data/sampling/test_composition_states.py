@@ -1,4 +1,4 @@
-"""Any order of calls: draws ahead, recalls, copies and checkpoints leave the sequence as if there had been none."""
+"""In any order, draws ahead, recalls, copies and checkpoints do not change the sequence of samples."""
 
 import copy
 
@@ -68,7 +68,7 @@ class Calls(RuleBasedStateMachine):
     @precondition(lambda self: self.tried.handed is not None and self.plain.version == self.tried.handed.version)
     @rule()
     def resume_with_the_batch_in_training(self):
-        """As after a failure within a step; the plain one takes the batch again too."""
+        """Like after a failure within a step; the reference also takes the batch again."""
         state, lag = self.tried.state_dict(completed=False), self.tried.lag
         self.tried, self.plain = (Composition(weights_of([1] * K), 99, lag, self.sampling) for _ in range(2))
         self.tried.load_state_dict(state)
@@ -98,7 +98,7 @@ TestMultinomial = IndependentCalls.TestCase
 
 
 class Debts(RuleBasedStateMachine):
-    """What a domain is owed is carried over from interval to interval, in whatever order things are done."""
+    """The remainder of a domain is carried over from interval to interval, in any order of calls."""
 
     @initialize(values=shares, lag=st.sampled_from([0, SIZE, 2 * SIZE + 1]))
     def begin(self, values, lag):
@@ -156,7 +156,7 @@ class Debts(RuleBasedStateMachine):
             np.testing.assert_allclose(due, self.due(), atol=1e-9)
 
     def due(self):
-        """Straight from the definition: shares add up, and an interval takes over one sample of each debt at most."""
+        """By definition: shares add up, and an interval carries over at most one sample per domain."""
         due, end = np.zeros(K), len(self.domains)
         reached = [interval for interval in self.intervals if interval[0] <= end]
         for (start, weights), (stop, _) in zip(reached, [*reached[1:], (end, None)], strict=True):

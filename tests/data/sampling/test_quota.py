@@ -53,7 +53,7 @@ def test_it_holds_for_many_domains_of_very_different_weights(k):
 
 
 def test_giving_each_slot_to_the_largest_deficit_would_not_do():
-    """Why it is not done that way."""
+    """Shows why the alternative is not used."""
     weights = weights_of([0.31, 0.31, 0.31, *[0.07 / 40] * 40]).numpy()
     deficit, furthest = np.zeros(len(weights)), 0.0
     for _ in range(2000):

@@ -1,4 +1,4 @@
-"""Shards of any sizes: none of their samples comes again before all have come."""
+"""Shards of any sizes: no sample is repeated before all have been read."""
 
 import numpy as np
 import pytest

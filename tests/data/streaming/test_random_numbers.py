@@ -1,4 +1,4 @@
-"""Random numbers in streams: other ones for each sample of each epoch, the same ones again on resume, on any rank."""
+"""Random numbers in streams differ for every sample and epoch, and are the same on resume and on any rank."""
 
 import random
 
@@ -67,7 +67,7 @@ def data_of(draw, make=Noisy, size=20, share=(0, 1), **arguments):
 
 
 def rows(data, first, last):
-    """The samples of batches, of which some are drawn again under new weights; and the state behind them."""
+    """The samples of batches, some of which are drawn again under new weights; and the state after them."""
     batches, found = iter(data.train_dataloader()), []
     for step in range(first, last):
         found.append([sample.tolist() for sample in next(batches)])

@@ -1,4 +1,4 @@
-"""Streams with a state of their own, which is used where it brings a stream back to the very sample."""
+"""Streams with a state of their own, which is used if the stream resumes from it at the right sample."""
 
 import threading
 
@@ -32,7 +32,7 @@ def interrupted_and_whole(make, at, stop, tmp_path):
 
 
 class Numbers(IterableDataset):
-    """A stream that counts; its subclasses tell their place in other ways."""
+    """A stream that counts; its subclasses report their position in other ways."""
 
     def __init__(self, size=50):
         self.size, self.begin, self.at = size, 0, 0

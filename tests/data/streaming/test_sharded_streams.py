@@ -1,4 +1,4 @@
-"""Streams that can be split and that have a state of their own, as Hugging Face's."""
+"""Streams that can be split and have a state of their own, like Hugging Face's."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Streams that are already split by rank, on two processes: read in full, or refused by all."""
+"""Streams that are already split by rank are read in full, or refused by all ranks."""
 
 import random
 from collections import Counter
@@ -16,7 +16,7 @@ datasets = pytest.importorskip("datasets", reason="Hugging Face data sets are an
 
 
 class ByRank(IterableDataset):
-    """Reads every second sample, as a stream written for other loaders does."""
+    """Reads every second sample, like a stream that was written for other loaders."""
 
     def __iter__(self):
         yield from range(dist.get_rank(), 60, dist.get_world_size())
@@ -28,7 +28,7 @@ class ShuffledByRank(IterableDataset):
 
 
 class Augmented(IterableDataset):
-    """The same samples everywhere, with noise."""
+    """The same samples on every rank, with noise."""
 
     def __iter__(self):
         yield from (i + 1e-3 * random.random() for i in range(60))

@@ -1,4 +1,4 @@
-"""Token ids on disk: built in parallel, interrupted and gone on with, read as windows."""
+"""Token ids on disk: built in parallel, interrupted and resumed, and read as windows."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Documents of files of every kind: lazily, in parts, from anywhere, and errors that name the place."""
+"""Documents from files of every kind: read lazily, in parts, local or remote, with errors that name the location."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Compressed files of every kind, read whole, whatever the case of their names."""
+"""Compressed files of every kind are read completely, whatever the case of their names."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Lines as people have them: read where it is plain what they mean, else an error that names file and line."""
+"""Unusual JSON lines are read if they are unambiguous; otherwise an error names the file and the line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a folder holds beside data is passed over; what might be data and is not read is named."""
+"""Files in a folder that are not data are skipped; a warning names files that may be data and are not read."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Columns of text of every kind that writers leave, and what is no text."""
+"""Text columns of every type that Parquet writers use, and columns that are not text."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A file is a document, to the letter, and in the encoding that its byte order mark says."""
+"""A file is one document, unchanged, in the encoding given by its byte order mark."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tokenizers as users have them: every token of a document is encoded, and no other."""
+"""Users' tokenizers: every token of a document is encoded, and no other."""
 
 import copy
 import json
@@ -188,7 +188,7 @@ def test_ids_with_gaps_fit(tmp_path, beyond, dtype):
 
 class _AsItIs:
     def pre_tokenize(self, text):
-        """Splits nothing."""
+        """Does not split words."""
 
 
 def test_a_part_in_python_is_used_as_it_is(plain):
