@@ -11,13 +11,8 @@ it is processor time of one thread; on one with a GPU, time by the clock. It run
 
 import argparse
 import copy
-import json
 import logging
-import os
-import resource
 import statistics
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -26,6 +21,7 @@ from typing import Any
 
 import torch
 from common import result
+from common.live_memory import peak_bytes
 from common.separate_passes import SeparatePasses
 from common.workload import SIZES, Clock, Setting
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -48,9 +44,6 @@ Row = dict[str, Any]
 def main() -> None:
     options = arguments()
     quiet()
-    if options.peak:
-        print(json.dumps(peak(Setting(**json.loads(options.peak)), options.estimator)))
-        return
     rows: list[Row] = []
     for part in options.parts:
         for row in PARTS[part](options.quick):
@@ -65,8 +58,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="few cells, few steps")
     parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--peak", help=argparse.SUPPRESS)  # a process of its own for each peak of memory
-    parser.add_argument("--estimator", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -183,11 +174,11 @@ def memory(quick: bool) -> Iterator[Row]:
     """Extra peak memory of a training run in units of a gradient, where activations are small beside it."""
     for k in (8,) if quick else (8, 256):
         setting = Setting("16M", k, batch=8, probe=2)
-        plain = measured_peak(setting, None)
+        plain = peak(setting, None)
         for name in ("in_step",) if quick else ESTIMATING:
             if name == "separate, matrix" and k > 8:
                 continue
-            extra = (measured_peak(setting, name) - plain) / gradient_bytes(setting)
+            extra = (peak(setting, name) - plain) / gradient_bytes(setting)
             yield {
                 "measure": "memory",
                 "estimator": name,
@@ -202,23 +193,11 @@ def gradient_bytes(setting: Setting) -> int:
     return sum(p.numel() * 4 for p in SIZES[setting.model].model().parameters())
 
 
-def measured_peak(setting: Setting, name: str | None) -> int:
-    call = [sys.executable, __file__, "--peak", json.dumps(asdict(setting)), *(["--estimator", name] if name else [])]
-    # what is freed goes back to the system at once, so that the peak is of what was held
-    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(call, capture_output=True, text=True, check=True, env={**os.environ, **settings})
-    return int(done.stdout.splitlines()[-1])
-
-
 def peak(setting: Setting, name: str | None) -> int:
-    """Peak bytes of a run in this process."""
-    # what is loaded for a measurement, code that is no tensor, is loaded in either case
-    small = Setting("0.3M, short", 4, batch=8, probe=2)
-    small.fit(3, [small.callback("backward", due=lambda step: step > 1)])
-    setting.fit(4, [setting.callback(ESTIMATING[name](), due=lambda step: step > 1)] if name else [])
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Peak bytes of a run with the callback, or without one."""
+    return peak_bytes(
+        lambda: setting.fit(4, [setting.callback(ESTIMATING[name](), due=lambda step: step > 1)] if name else [])
+    )
 
 
 def error(quick: bool) -> Iterator[Row]:

@@ -33,7 +33,7 @@ def error_along_training(row: Row) -> str:
 BY_ESTIMATOR: dict[str, tuple[dict[str, Any], Any]] = {
     "overhead": (SETTING, lambda row: "refused" if row["value"] is None else f"{row['value']:.2%}"),
     "end_to_end": (SETTING, lambda row: f"{row['value']:.2%} ({row['spread'][0]:.1%} to {row['spread'][1]:.1%})"),
-    "memory": (SETTING, lambda row: f"{row['value']:.2f}"),
+    "memory": (SETTING, lambda row: f"{row['value']:.3f}"),
     "error": (SETTING, lambda row: "refused" if row["value"] is None else f"{row['value']:.0e}"),
     "error_along_training": (
         {"model": "model", "precision": "precision", "tolerance": lambda row: f"{row['tolerance']:.0e}"},
@@ -52,7 +52,10 @@ CAPTIONS = {
     "sequences for each domain, 8 target sequences)",
     "auto_against_best": "`auto` against the best of those that measure the same samples",
     "end_to_end": "What the callback adds to the same training without it, as far as noise allows: median, least, most",
-    "memory": "Extra peak memory of training, in gradients",
+    "memory": "Extra peak memory of training, in gradients: the most bytes that tensors hold at once, beyond those "
+    "of the same training without the callback",
+    "information": "Standard error of the averaged alignments after 1,000 steps, in squared norms of the target "
+    "gradient, at the period at which updates take a share of training",
     "import": "Processor time of a fresh process beyond that of one that imports nothing, median, and which large "
     "packages it loads",
     "error": "Largest error, relative to the largest alignment, against float64 gradients by definition",
@@ -80,6 +83,17 @@ COLUMNS = {
         "wall time, s": lambda row: f"{row['value']:.0f}",
         "processor time, s": lambda row: f"{row['cpu']:.0f}",
         "peak memory, GB": lambda row: f"{row['memory'] / 1e9:.2f}",
+    },
+    "information": {
+        **SETTING,
+        "estimator": "estimator",
+        "samples of a domain": "probe",
+        "of the target": "target",
+        "update, steps": lambda row: f"{row['update']:.2f}",
+        "share of training": lambda row: f"{row['share']:.1%}",
+        "period": "period",
+        "error after 1,000 steps": lambda row: f"{row['value']:.3g}",
+        "by the domains' samples": lambda row: f"{row['by_samples']:.3g}",
     },
     "killed": {
         "stage": "stage",
