@@ -17,8 +17,9 @@ class AlignmentAverages:
 
     These units make the average independent of how gradient norms grow or shrink during training. In one of the two
     norm factors, a norm below half the usual one is replaced by half the usual one, so that a tiny target gradient does
-    not yield a huge relative alignment. An update in which a domain was not measured does not change its moments; an
-    update whose target gradient is zero or not finite changes none.
+    not yield a huge relative alignment. A measurement counts in proportion to its samples. An update
+    in which a domain was not measured does not change its moments; an update whose target gradient is zero or not
+    finite changes none.
 
     Attributes:
         moments: Moments of the relative alignments; ``None`` before the first update.
@@ -41,14 +42,20 @@ class AlignmentAverages:
         usual = self.usual.updated(alignments.target_norm, ema)
         relative = alignments.values / alignments.target_norm / max(alignments.target_norm, usual.value / 2)
         fresh = alignments.measured & (alignments.ages == 0) & relative.isfinite()
-        return AlignmentAverages(earlier.updated(relative, fresh, ema), usual)
+        return AlignmentAverages(earlier.updated(relative, fresh, ema, alignments.counts), usual)
 
     def smoothed(self, alignments: Alignments) -> Alignments:
-        """The measurement with its values replaced by the averages, rescaled to the measurement's units."""
+        """The measurement with its values and their noise replaced by the averages', rescaled to its own units."""
         assert self.moments is not None
         known = alignments.measured & (self.moments.weight > 0) & is_size(alignments.target_norm)
         values = self.moments.average * alignments.target_norm**2
-        return replace(alignments, values=torch.where(known, values, alignments.values))
+        variances = (self.moments.standard_error * alignments.target_norm**2).square() * alignments.counts
+        return replace(
+            alignments,
+            values=torch.where(known, values, alignments.values),
+            # an average of one measurement has that one's
+            sample_variances=torch.where(known & variances.isfinite(), variances, alignments.sample_variances),
+        )
 
     @property
     def signal_to_noise(self) -> Tensor | None:

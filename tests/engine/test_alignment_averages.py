@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -59,3 +61,20 @@ def test_it_can_be_saved(tmp_path):
     torch.save(averages.state_dict(), tmp_path / "state.pt")
     again = AlignmentAverages.from_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert again.moments.mean.tolist() == averages.moments.mean.tolist()
+
+
+def test_a_measurement_on_few_samples_counts_less():
+    start = AlignmentAverages().updated(measured([0.0, 0.0], counts=[4, 4]), 0.5)
+    later = start.updated(measured([4.0, 4.0], counts=[1, 7]), 0.5)
+    few, many = later.moments.average.tolist()
+    assert few < 0.5 < many
+
+
+def test_what_the_rule_sees_has_the_noise_of_the_average():
+    first, second = measured([4.0, 8.0], counts=[4, 4]), measured([8.0, 4.0], counts=[2, 2])
+    first = replace(first, sample_variances=torch.tensor([9.0, 9.0]).double())
+    averages = AlignmentAverages().updated(first, 0.5)
+    assert averages.smoothed(first).sample_variances.tolist() == [9.0, 9.0]
+    averages = averages.updated(second, 0.5)
+    errors = averages.moments.standard_error * second.target_norm**2
+    torch.testing.assert_close(averages.smoothed(second).standard_errors, errors)
