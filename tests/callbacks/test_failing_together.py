@@ -143,7 +143,7 @@ class Steps(Callback):
 def test_weights_that_one_process_sets_are_found_in_the_next_steps(hook, period):
     for error, done in together(sets_weights, RANKS, hook, False, period):
         assert error.startswith("RuntimeError: Ranks [1] hold other weights than the rest")
-        assert "Call `set_weights` with the same weights at the same step on every process" in error
+        assert "Call `set_weights` with the same weights at the same step on every rank" in error
         assert done <= 5
 
 

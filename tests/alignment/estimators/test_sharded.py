@@ -263,7 +263,7 @@ def without_synchronization():
 
 def test_gradients_that_are_not_synchronized_are_refused():
     for said in together(without_synchronization, 2):
-        assert "`set_requires_gradient_sync(False)` holds: call it with True" in said
+        assert "`set_requires_gradient_sync(False)` is in effect: call it with True" in said
 
 
 class Moved(TorchDispatchMode):
