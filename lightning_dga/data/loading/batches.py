@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
 from lightning_dga.data.loading.generators import (
+    GLOBAL,
     Fingerprint,
     generators_of,
     global_state,
@@ -40,8 +41,8 @@ class BatchReader:
     resumed run. This holds for torch's CPU generator, NumPy's global generator and ``random``, and for generators that
     a data set holds. In the main process the state of all of them is restored afterwards.
 
-    Seeding takes about as long as reading a sample. So batches are read without seeding until one is found to have
-    drawn random numbers; that batch is read again with seeding, and so are all later ones.
+    Seeding takes about as long as reading a sample. So a global generator is not seeded until a batch is found to have
+    drawn from it; that batch is read again with seeding of this one too, and so are all later ones.
 
     Args:
         sources: The samples.
@@ -55,7 +56,7 @@ class BatchReader:
         self._collate = collate_fn
         self._seed = seed
         self._purpose = purpose
-        self._draws = False
+        self._drawn: list[str] = []
         self._held: dict[int, list[Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -86,26 +87,26 @@ class BatchReader:
         given = given or {}
         holds = [self._generators(domain) for domain in {*domains.tolist(), _COLLATING}]
 
-        def sample(place: int, domain: int, index: int) -> Any:
-            return given[place] if place in given else self._sources.read(domain, index)
-
-        if not self._draws and not any(holds):
-            state = global_state() if get_worker_info() is None else None
-            before = Fingerprint()
-            made = self._collate([sample(place, domain, index) for place, (domain, index) in places])
-            if not before.has_changed():
-                return made
-            self._draws = True
-            if state is not None:
-                set_global_state(state)
-        with self._left_as_they_were(holds):
+        def made() -> Any:
             samples = []
-            seeds = keys(self._seed, self._purpose, domains, positions).tolist()
+            seeds = keys(self._seed, self._purpose, domains, positions).tolist() if seeded else []
             for place, (domain, index) in places:
-                self._seed_all(seeds[place], domain)
-                samples.append(sample(place, domain, index))
-            self._seed_all(int(keys(self._seed, self._purpose, _COLLATING, batch)[0]), _COLLATING)
+                if seeded:
+                    self._seed_all(seeds[place], domain)
+                samples.append(given[place] if place in given else self._sources.read(domain, index))
+            if seeded:
+                self._seed_all(int(keys(self._seed, self._purpose, _COLLATING, batch)[0]), _COLLATING)
             return self._collate(samples)
+
+        with self._left_as_they_were(holds):
+            while True:
+                seeded = bool(self._drawn) or any(holds)
+                unseeded = Fingerprint(kind for kind in GLOBAL if kind not in self._drawn)
+                result = made()
+                changed = unseeded.changed()
+                if not changed:
+                    return result
+                self._drawn += changed
 
     def _generators(self, domain: int) -> list[Any]:
         if domain not in self._held:
@@ -117,7 +118,7 @@ class BatchReader:
         return self._held[domain]
 
     def _seed_all(self, key: int, domain: int) -> None:
-        seed_global(key)
+        seed_global(key, self._drawn)
         seed_held(self._held[domain], key)
 
     @contextmanager
@@ -129,6 +130,7 @@ class BatchReader:
         try:
             yield
         finally:
-            set_global_state(state)
+            if self._drawn:
+                set_global_state(state)
             for held, of_held in zip(holds, states, strict=True):
                 set_states_held(held, of_held)

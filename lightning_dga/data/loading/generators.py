@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+# the global generators, by what they belong to
+GLOBAL = ("torch", "numpy", "random")
 _KINDS = (np.random.Generator, np.random.RandomState, torch.Generator, random.Random)
 # larger containers are not searched, because they are assumed to hold samples
 _MOST_ELEMENTS, _MOST_OBJECTS = 256, 1000
@@ -19,15 +21,19 @@ _MT19937_BYTES = 625 * 4
 _ENTRIES = ("__getitem__", "__call__", "forward")
 
 
-def seed_global(key: int) -> None:
-    """Seeds torch's CPU generator, NumPy's global generator and ``random`` from a 64-bit key.
+def seed_global(key: int, kinds: Iterable[str] = GLOBAL) -> None:
+    """Seeds torch's CPU generator, NumPy's global generator and ``random``, or some of them, from a 64-bit key.
 
     ``torch.manual_seed`` would seed every accelerator too, and is a hundred times slower.
     """
-    torch.default_generator.manual_seed(key)
-    # the upper half, because torch's generator is a Mersenne Twister too and is seeded with the lower half
-    np.random.seed(key >> 32)
-    random.seed(key)
+    for kind in kinds:
+        if kind == "torch":
+            torch.default_generator.manual_seed(key)
+        elif kind == "numpy":
+            # the upper half, because torch's generator is a Mersenne Twister too and is seeded with the lower half
+            np.random.seed(key >> 32)
+        else:
+            random.seed(key)
 
 
 def global_state() -> tuple[Any, ...]:
@@ -54,26 +60,35 @@ def restored_global_state() -> Iterator[None]:
 
 
 class Fingerprint:
-    """Detects whether the global generators were used since it was created.
+    """Detects which of the global generators were used since it was created.
 
     ``np.random.get_state`` takes longer than reading a sample, so the words of NumPy's generator are compared in place.
+
+    Args:
+        kinds: The generators that are watched, of ``GLOBAL``.
     """
 
-    def __init__(self) -> None:
-        self._taken = self._take()
+    def __init__(self, kinds: Iterable[str] = GLOBAL) -> None:
+        self._taken = {kind: _taken(kind) for kind in kinds}
 
-    def has_changed(self) -> bool:
-        """Whether any of the generators was drawn from or seeded."""
-        of_torch, others = self._take()
-        return others != self._taken[1] or not torch.equal(of_torch, self._taken[0])
+    def changed(self) -> list[str]:
+        """The generators that were drawn from or seeded."""
+        return [kind for kind, before in self._taken.items() if not _is_equal(_taken(kind), before)]
 
-    def _take(self) -> tuple[torch.Tensor, tuple[Any, ...]]:
-        generator = np.random.get_bit_generator()  # type: ignore[attr-defined]  # numpy's stubs lack it
-        if type(generator) is np.random.MT19937:
-            of_numpy: Any = ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
-        else:
-            of_numpy = str(generator.state)
-        return torch.default_generator.get_state(), (of_numpy, random.getstate())
+
+def _taken(kind: str) -> Any:
+    if kind == "torch":
+        return torch.default_generator.get_state()
+    if kind == "random":
+        return random.getstate()
+    generator = np.random.get_bit_generator()  # type: ignore[attr-defined]  # numpy's stubs lack it
+    if type(generator) is np.random.MT19937:
+        return ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
+    return str(generator.state)
+
+
+def _is_equal(one: Any, two: Any) -> bool:
+    return torch.equal(one, two) if isinstance(one, torch.Tensor) else bool(one == two)
 
 
 def generators_of(held: Any) -> list[Any]:

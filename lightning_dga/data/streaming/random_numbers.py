@@ -47,7 +47,7 @@ class StreamRandomNumbers:
             return next(samples)
         before = Fingerprint()
         sample = next(samples)
-        draws = before.has_changed()
+        draws = bool(before.changed())
         self._unread = 0 if draws else self._unread - 1
         self.may_draw = draws or self._unread > 0
         return sample

@@ -168,3 +168,35 @@ def test_a_data_set_that_draws_nothing_is_read_once():
     data = MixtureDataModule({"a": Counted(), "b": Counted()}, Points(0, 3), batch_size=4, batches_per_epoch=9)
     rows(data, 5)
     assert Counted.reads == 20
+
+
+class DrawsLater(Dataset):
+    """Draws from torch's generator for each sample, and from `random` for one of them alone."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        return torch.tensor([index, torch.rand(()).item(), random.random() if index == 7 else 0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_generator_that_is_drawn_from_late_is_seeded_too(workers):
+    def read(num_workers):
+        random.seed(num_workers)
+        data = MixtureDataModule({"a": DrawsLater()}, Points(0, 3), batch_size=4, num_workers=num_workers)
+        found = [row for batch in data.train_dataloader() for row in batch.tolist()]
+        data.teardown("fit")
+        return found
+
+    assert read(workers) == read(1)
+
+
+def test_only_generators_that_are_drawn_from_are_seeded(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(random, "seed", lambda *_: seeded.append("random"))
+    monkeypatch.setattr(np.random, "seed", lambda *_: seeded.append("numpy"))
+    rows(data_of("torch"), 5)
+    assert not seeded
+    rows(data_of("numpy"), 5)
+    assert set(seeded) == {"numpy"}
