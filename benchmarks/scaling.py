@@ -118,7 +118,8 @@ def one(rank: int, ranks: int, folder: str, strategy: str, domains: int, estimat
     parameters = sum(p.numel() for p in model.parameters())
     trainer.fit(model, datamodule=datamodule)
     if rank == 0:
-        result = {"counted": counter.counted, "backward": counter.backward, "parameters": parameters}
+        used = callback.state_dict()["estimator"]
+        result = {"counted": counter.counted, "backward": counter.backward, "parameters": parameters, "used": used}
         torch.save(result, f"{folder}/result")
     dist.barrier()
     dist.destroy_process_group()
@@ -136,10 +137,12 @@ def measure(strategy: str, ranks: int, domains: int, estimator: str) -> list[dic
     other, watched = result["backward"][-2:]
     moved = sum(bytes_ for _, bytes_, _ in last) + watched[0] - other[0]
     cost = Cost(
-        domains, 2, LOCAL * ranks, PROBES, TARGET, estimator, processes=ranks, sharded=strategy == "fsdp2",
+        domains, 2, LOCAL * ranks, PROBES, TARGET, result["used"], processes=ranks, sharded=strategy == "fsdp2",
         parameters=result["parameters"], local_batch_size=LOCAL,
     )  # fmt: skip
-    settings = {"strategy": strategy, "ranks": ranks, "k": domains, "estimator": estimator, "P": cost.parameters}
+    # one that refuses is replaced by the reference
+    name = estimator if estimator == result["used"] else f"{estimator}, refused: {result['used']}"
+    settings = {"strategy": strategy, "ranks": ranks, "k": domains, "estimator": name, "P": cost.parameters}
     gradient = 4 * cost.parameters
     row = {"measure": "bytes", **settings, "value": moved / gradient, "unit": "P", "spread": None}
     rows = [{**row, "planned": cost.update_bytes / gradient}]
@@ -156,12 +159,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the rows go")
     options = parser.parse_args()
     rows = []
-    print(f"{'measure':8} {'strategy':8} {'ranks':>5} {'k':>5} {'estimator':18} {'P':>9} {'counted':>9} {'planned':>9}")
+    print(f"{'measure':8} {'strategy':8} {'ranks':>5} {'k':>5} {'estimator':36} {'P':>9} {'counted':>9} {'planned':>9}")
     for configuration in QUICK if options.quick else FULL:
         for row in measure(*configuration):
             rows.append(row)
             print(
-                f"{row['measure']:8} {row['strategy']:8} {row['ranks']:5} {row['k']:5} {row['estimator']:18} "
+                f"{row['measure']:8} {row['strategy']:8} {row['ranks']:5} {row['k']:5} {row['estimator']:36} "
                 f"{row['P']:9,} {row['value']:9.3f} {row['planned']:9.3f}",
                 flush=True,
             )
