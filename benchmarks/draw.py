@@ -138,6 +138,7 @@ def document(name: str, result: dict[str, Any]) -> str:
         f"Drawn by `python benchmarks/draw.py` from `benchmarks/results/{name}.json`, which this command wrote:",
         f"```\n{result['command']}\n```",
         f"Machine: {machine}. Commit: {result['commit']}.",
+        *([result["note"]] if "note" in result else []),
         *([f"![Losses of each rule at each budget]({name}.svg)"] if name in PLOTTED else []),
         *(table(measure, [row for row in result["rows"] if row["measure"] == measure]) for measure in measures(result)),
     ]

@@ -60,7 +60,7 @@ def main() -> None:
             print(line(row), flush=True)
             if options.json:
                 rows.sort(key=lambda row: list(PARTS).index(row["part"]))
-                result.write(options.json, "python benchmarks/stream.py", rows)
+                result.write(options.json, "python benchmarks/stream.py", rows, options.note)
 
 
 def kept(file: Path, parts: list[str]) -> list[Row]:
@@ -76,6 +76,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="few rounds, little work")
     parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--note", default="", help="what a reader has to know of the machine, for the result")
     return parser.parse_args()
 
 
@@ -160,7 +161,7 @@ def staleness_cost(quick: bool) -> Iterator[Row]:
     Of all processes, and so throughput where the loader is what training waits for. One loader does both in turns,
     because the processes of two loaders differ by more than is measured.
     """
-    rounds = 2 if quick else 41
+    rounds = 2 if quick else 15
     for k in KS[:2] if quick else KS:
         for intervals in ([PERIOD], [PERIOD - 10, PERIOD + 10]):
             module = our_module(k, max_staleness=0)

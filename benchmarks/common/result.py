@@ -10,15 +10,17 @@ from typing import Any
 import torch
 
 
-def write(file: Path, command: str, rows: list[dict[str, Any]]) -> None:
+def write(file: Path, command: str, rows: list[dict[str, Any]], note: str = "") -> None:
     """Writes a result file.
 
     Args:
         file: Where to.
         command: What runs the benchmark again, with no paths of this machine.
         rows: Each with ``measure``, the settings that apply, ``value``, ``unit`` and the spread.
+        note: What a reader has to know of how it was measured.
     """
-    result = {"machine": machine(), "commit": commit(), "command": command, "rows": rows}
+    noted = {"note": note} if note else {}
+    result = {"machine": machine(), "commit": commit(), "command": command, **noted, "rows": rows}
     file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
