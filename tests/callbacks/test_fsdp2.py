@@ -14,6 +14,8 @@ from tests.helpers.processes import together
 from tests.helpers.toys import StopAt, trainer
 from tests.helpers.zoo import LENGTH, VOCABULARY, WIDTH, Samples, mixture, sequence
 
+pytestmark = pytest.mark.cluster
+
 
 class History(Callback):
     """All that sharded training can see, after every batch."""

@@ -147,15 +147,21 @@ def test_fifty_preemptions_change_nothing(tmp_path):
     assert not list((tmp_path / "parts").glob("preempted*")), "a run that is done needs no such checkpoint"
 
 
+# a step takes more batches than are read ahead
+READ_AHEAD = {"steps": 3, "workers": 2, "accumulate_grad_batches": 8}
+
+
+@pytest.fixture(scope="module")
+def never_told(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("whole"), Moments(), **READ_AHEAD)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
-def test_workers_go_on_reading_until_the_step_is_done(tmp_path, number):
-    # a step takes more batches than are read ahead
-    settings = {"steps": 3, "workers": 2, "accumulate_grad_batches": 8}
-    whole = run(tmp_path / "whole", Moments(), **settings)
-    parts = [run(tmp_path / "parts", Moments(5, number), **settings)]
+def test_workers_go_on_reading_until_the_step_is_done(tmp_path, never_told, number):
+    parts = [run(tmp_path, Moments(5, number), **READ_AHEAD)]
     assert parts[0]["ended"] is not None
-    parts.append(run(tmp_path / "parts", Moments(), **settings))
-    assert_same_run(parts, whole)
+    parts.append(run(tmp_path, Moments(), **READ_AHEAD))
+    assert_same_run(parts, never_told)
 
 
 def several(folder, ranks, told, moments):

@@ -1,5 +1,7 @@
 """k steps + resume + m steps = k + m steps: samples, weights, parameters."""
 
+from functools import cache
+
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -47,11 +49,19 @@ def run(folder, name, *, steps, ranks, workers, ckpt_path=None, save_at=None, ac
     return History.read(folder, name, ranks)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The run of 15 steps, made once for each number of ranks and workers."""
+    return cache(
+        lambda ranks, workers: run(tmp_path_factory.mktemp("whole"), "whole", steps=15, ranks=ranks, workers=workers)
+    )
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("save_at", [4, 6, 11], ids=["mid-period", "on an update", "in the second epoch"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, ranks, workers, save_at):
-    whole = run(tmp_path, "whole", steps=15, ranks=ranks, workers=workers)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, uninterrupted, ranks, workers, save_at):
+    whole = uninterrupted(ranks, workers)
     run(tmp_path, "first", steps=15, ranks=ranks, workers=workers, save_at=save_at)
     resumed = run(tmp_path, "second", steps=15, ranks=ranks, workers=workers, ckpt_path=tmp_path / "middle.ckpt")
     for rank in range(ranks):

@@ -45,10 +45,17 @@ UNWATCHABLE = {
 MAY_REFUSE = {("finite_difference", precision): "no step is both long enough" for precision in ("fp32", "bf16-mixed")}
 
 
+last = None
+
+
 @pytest.fixture(autouse=True)
-def nothing_compiled_yet():
-    """Models of one class share what was compiled of it, up to a limit beyond which all run as if never compiled."""
-    torch.compiler.reset()
+def compiled_once(name, precision):
+    """Estimators share what was compiled of a model; beyond the limit to that it would run as if never compiled."""
+    global last
+    if last != (last := (name, precision)):
+        torch.compiler.reset()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
 
 
 def loss(module, batch):
@@ -66,18 +73,31 @@ def runs_lstm_in_bfloat16():
     return True
 
 
-def check(estimator, name, case, precision, surroundings=isolated):
-    if name == "lstm" and precision == "bf16-mixed" and not runs_lstm_in_bfloat16():
-        pytest.skip("torch has no LSTM in bfloat16 for this processor")
+def built(case, precision):
     torch.manual_seed(0)
-    model, data = case.build(), mixture(case.draw)
     if precision == "bf16-true":
-        model, data = model.bfloat16(), mixture(lambda generator: rounded(case.draw(generator)))
-    probes = data.probes(0, 3)
+        return case.build().bfloat16(), mixture(lambda generator: rounded(case.draw(generator)))
+    return case.build(), mixture(case.draw)
+
+
+@cache
+def by_definition(name, precision):
+    """The alignments of a model and their scale, the same for every estimator and however it is compiled."""
+    model, data = built({**ZOO, **HUGGING_FACE}[name], precision)
     expected = reference(model, loss, data, 0, 3, DOMAINS)
+    probes = data.probes(0, 3)
     target = gradient(model, loss, [(len(probe.domains), probe.batch) for probe in probes.target()])
     scale = max(expected.abs().max(), target @ target)
     assert scale > 1e-3, "gradients as small as these would show nothing"
+    return expected, scale
+
+
+def check(estimator, name, case, precision, surroundings=isolated):
+    if name == "lstm" and precision == "bf16-mixed" and not runs_lstm_in_bfloat16():
+        pytest.skip("torch has no LSTM in bfloat16 for this processor")
+    model, data = built(case, precision)
+    probes = data.probes(0, 3)
+    expected, scale = by_definition(name, precision)
     context = (lambda: torch.autocast("cpu", torch.bfloat16)) if precision == "bf16-mixed" else nullcontext
 
     model = case.prepare(model.train())
@@ -116,9 +136,9 @@ def cells(zoo, precisions=tuple(TOLERANCES)):
         ("estimator", "name", "precision"),
         [
             pytest.param(estimator, name, precision, id=f"{estimator}-{name}-{precision}")
-            for estimator in ALL
             for name in zoo
             for precision in precisions
+            for estimator in ALL
         ],
     )
 
@@ -141,12 +161,14 @@ def evaluation(model):
     yield model.eval()
 
 
+@pytest.mark.xdist_group("compiled")
 @cells(compiled("aot_eager"), ["fp32"])
 def test_exact_or_refused_through_compiled_code(estimator, name, precision):
     check(estimator, name, compiled("aot_eager")[name], precision, evaluation)
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("compiled")
 @cells(compiled("inductor"), ["fp32", "bf16-mixed"])
 def test_exact_or_refused_through_code_of_inductor(estimator, name, precision):
     check(estimator, name, compiled("inductor")[name], precision, evaluation)

@@ -124,7 +124,9 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [name if name == "two processes" else pytest.param(name, marks=pytest.mark.cluster) for name in LAYOUTS]
+)
 @pytest.mark.parametrize("estimator", ON_SHARDS)
 def test_it_equals_one_process_and_the_reference(estimator, layout):
     settings, processes = LAYOUTS[layout]
