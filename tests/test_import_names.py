@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -47,22 +48,49 @@ find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *more: None if name == "pytorch_lightning" else find(name, *more)"""
 
 
-@pytest.mark.parametrize(
-    ("before", "imports", "other", "imported"),
-    [
-        ("", f"{NEW}\n{OURS}", "pytorch_lightning", False),
-        ("", f"{OLD}\n{OURS}", "lightning.pytorch", False),
-        ("", f"{OURS}\n{NEW}", "pytorch_lightning", True),
-        ("", f"{OURS}\n{OLD}", "lightning.pytorch", True),
-        (ABSENT, f"{OURS}\n{NEW}", "pytorch_lightning", False),
-    ],
-    ids=["lightning first", "pytorch_lightning first", "ours, lightning", "ours, pytorch_lightning", "lightning alone"],
-)
-def test_it_works_under_either_name(before, imports, other, imported):
-    program = PROGRAM.format(before=before, imports=imports, other=other)
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=800)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert f"other name imported: {imported}" in run.stdout
+CASES = {
+    "lightning first": ("", f"{NEW}\n{OURS}", "pytorch_lightning", False),
+    "pytorch_lightning first": ("", f"{OLD}\n{OURS}", "lightning.pytorch", False),
+    "ours, lightning": ("", f"{OURS}\n{NEW}", "pytorch_lightning", True),
+    "ours, pytorch_lightning": ("", f"{OURS}\n{OLD}", "lightning.pytorch", True),
+    "lightning alone": (ABSENT, f"{OURS}\n{NEW}", "pytorch_lightning", False),
+}
+# each program in a fork of a process that knows neither name, but has imported what both need seconds to import
+RUN_EACH = """
+import os, runpy, sys
+import torch, torch._dynamo, torchmetrics
+
+assert "lightning" not in sys.modules and "pytorch_lightning" not in sys.modules
+for program in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(f"{program}.out", os.O_WRONLY | os.O_CREAT), 1)
+        os.dup2(os.open(f"{program}.err", os.O_WRONLY | os.O_CREAT), 2)
+        runpy.run_path(program, run_name="__main__")
+        print("ended well")
+        break
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What the program of each case printed, and its errors."""
+    files = {name: tmp_path_factory.mktemp("program") / "program.py" for name in CASES}
+    for name, file in files.items():
+        before, imports, other, _ = CASES[name]
+        file.write_text(PROGRAM.format(before=before, imports=imports, other=other))
+    subprocess.run([sys.executable, "-c", RUN_EACH, *map(str, files.values())], check=True, timeout=800)
+    return {name: [Path(f"{file}.{kind}").read_text() for kind in ("out", "err")] for name, file in files.items()}
+
+
+@pytest.mark.xdist_group("import names")
+@pytest.mark.parametrize("case", CASES)
+def test_it_works_under_either_name(printed, case):
+    _, imports, _, imported = CASES[case]
+    out, err = printed[case]
+    assert out.endswith("ended well\n"), err[-2000:]
+    assert f"other name imported: {imported}" in out
     if not (imported and imports.endswith(OLD)):
         # no complaint about a loader that nobody gave; where both names are in play, only lightning's can be told
-        assert "val_dataloader" not in run.stderr
+        assert "val_dataloader" not in err

@@ -1,31 +1,30 @@
 """One run folder, one writer."""
 
-import subprocess
-import sys
+import multiprocessing
+import signal
 
 import pytest
 
 from lightning_dga.cli.run_lock import sole_writer
 from lightning_dga.report import RunFolderError
 
-HOLD = """
-import sys
-from pathlib import Path
-from lightning_dga.cli.run_lock import sole_writer
-with sole_writer(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+
+def hold(folder, held):
+    with sole_writer(folder):
+        held.set()
+        signal.pause()
 
 
 def test_a_second_process_is_told_and_a_dead_one_holds_nothing(tmp_path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
-    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert first.stdout.readline() == "held\n"
+    processes = multiprocessing.get_context("fork")
+    held = processes.Event()
+    first = processes.Process(target=hold, args=(tmp_path / "run", held))
+    first.start()
+    assert held.wait(60)
     with pytest.raises(RunFolderError, match="Another process is writing"), sole_writer(tmp_path / "run", 0.3):
         pass
     first.kill()
-    first.wait()
+    first.join()
     with sole_writer(tmp_path / "run", 30):
         pass
 

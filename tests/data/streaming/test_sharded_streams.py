@@ -1,5 +1,7 @@
 """Streams that can be split and have a state of their own, like Hugging Face's."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch.utils.data import IterableDataset
@@ -82,13 +84,19 @@ def run(modules, first, last, state=None):
     return sequence, states
 
 
+@cache
+def begun(make, world_size, workers, steps):
+    """A run from its start, which several tests continue or compare with."""
+    return run(processes(make, world_size, workers), 0, steps)
+
+
 @pytest.mark.parametrize("make", [hub_stream, Counted])
 @pytest.mark.parametrize("before", [(1, 0), (2, 2), (4, 0)])
 @pytest.mark.parametrize("after", [(1, 0), (2, 0), (4, 2)])
 def test_the_sequence_continues_with_other_workers_and_processes(monkeypatch, make, before, after):
     monkeypatch.setattr(streams, "_STATE_EVERY", 3)
-    whole, _ = run(processes(make, 1, 0), 0, 22)
-    first, states = run(processes(make, *before), 0, 15)
+    whole, _ = begun(make, 1, 0, 22)
+    first, states = begun(make, *before, 15)
     second, _ = run(processes(make, *after), 15, 22, states[0])
     assert first + second == whole
     assert states[0]["streams"]["readers"]
