@@ -11,12 +11,15 @@ ROWS = [
     ("125M", 512, 262_144, False, "in_step"),
     ("1.3B", 64, 10, False, "backward"),
     ("1.3B", 64, 1_000, False, "backward"),
+    ("7B", 512, 10, True, "in_step"),
     ("7B", 512, 10, True, "batched"),
     ("7B", 512, 10, True, "backward"),
+    ("7B", 512, 1_000, True, "in_step"),
     ("7B", 512, 1_000, True, "batched"),
     ("7B", 512, 1_000, True, "backward"),
     ("70B", 4_096, 10, True, "batched"),
     ("70B", 4_096, 1_000, True, "batched"),
+    ("70B", 4_096, 262_144, True, "in_step"),
     ("70B", 4_096, 262_144, True, "batched"),
 ]
 HEAD = [
