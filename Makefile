@@ -32,8 +32,9 @@ demo: $(READY)
 test: lint
 	@$(MAKE) --no-print-directory -j 2 types test-fast
 
+# whole files to each of the two workers: what is compiled, imported or trained for several tests of a file is made once
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not cluster'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not cluster'
 
 # only the instruction sets of this processor, because torch crashes with others
 test-numerics: $(READY)
@@ -43,7 +44,7 @@ test-numerics: $(READY)
 	for capability in $$sets; do for threads in 1 2; do \
 	  echo "ATEN_CPU_CAPABILITY=$$capability, $$threads threads"; \
 	  ATEN_CPU_CAPABILITY=$$capability OMP_NUM_THREADS=$$threads \
-	    $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'numerics and not slow and not cluster' tests/alignment || exit 1; \
+	    $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'numerics and not slow and not cluster' tests/alignment || exit 1; \
 	done; done
 
 test-slow: $(READY)

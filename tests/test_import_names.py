@@ -84,7 +84,6 @@ def printed(tmp_path_factory):
     return {name: [Path(f"{file}.{kind}").read_text() for kind in ("out", "err")] for name, file in files.items()}
 
 
-@pytest.mark.xdist_group("import names")
 @pytest.mark.parametrize("case", CASES)
 def test_it_works_under_either_name(printed, case):
     _, imports, _, imported = CASES[case]

@@ -50,10 +50,7 @@ def compiled_module():
 
 FITS = {name: Fit.of(ZOO[name]) for name in ("gpt, checkpointed", "gpt, checkpointed reentrantly", "cnn", "gru")}
 FITS |= {"gpt, compiled net": Fit.of(ZOO["gpt, compiled net"]), "gpt, compiled module": Fit(compiled_module, gpt)}
-NEEDS_PEFT = [
-    pytest.mark.xdist_group("transformers"),
-    pytest.mark.skipif(sys.version_info < (3, 11), reason="transformers, as pinned, needs Python 3.11"),
-]
+NEEDS_PEFT = pytest.mark.skipif(sys.version_info < (3, 11), reason="transformers, as pinned, needs Python 3.11")
 NAMES = [*FITS, pytest.param("gpt2 with lora", marks=NEEDS_PEFT)]
 FITS["gpt2 with lora"] = Fit.of(HUGGING_FACE["gpt2 with lora"])
 

@@ -149,7 +149,6 @@ def test_exact_or_refused(estimator, name, precision):
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="transformers, as pinned, needs Python 3.11")
-@pytest.mark.xdist_group("transformers")
 @cells(HUGGING_FACE)
 def test_exact_or_refused_on_hugging_face_models(estimator, name, precision):
     check(estimator, name, HUGGING_FACE[name], precision)
@@ -161,14 +160,12 @@ def evaluation(model):
     yield model.eval()
 
 
-@pytest.mark.xdist_group("compiled")
 @cells(compiled("aot_eager"), ["fp32"])
 def test_exact_or_refused_through_compiled_code(estimator, name, precision):
     check(estimator, name, compiled("aot_eager")[name], precision, evaluation)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("compiled")
 @cells(compiled("inductor"), ["fp32", "bf16-mixed"])
 def test_exact_or_refused_through_code_of_inductor(estimator, name, precision):
     check(estimator, name, compiled("inductor")[name], precision, evaluation)
