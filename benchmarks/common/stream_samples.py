@@ -66,10 +66,13 @@ def ours(kind: str) -> Iterator[Any]:
         Made(make), labels, Made(make), weights=weights_of(K), collate_fn=collate, batch_size=BATCH,
         batches_per_epoch=10**9, **SETTINGS,
     )  # fmt: skip
-    return iter(module.train_dataloader())
+    try:
+        yield from module.train_dataloader()
+    finally:
+        module.teardown("fit")
 
 
 def torchs(kind: str) -> Iterator[Any]:
     make, collate = KINDS[kind]
-    sampler = WeightedRandomSampler(weights_of(K).repeat(PER_DOMAIN) / PER_DOMAIN, num_samples=10_000_000)
+    sampler = WeightedRandomSampler(weights_of(K).repeat(PER_DOMAIN) / PER_DOMAIN, num_samples=1_000_000)
     return endless(lambda: DataLoader(Made(make), BATCH, sampler=sampler, collate_fn=collate, **SETTINGS))
