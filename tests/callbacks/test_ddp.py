@@ -140,7 +140,7 @@ def test_the_bytes_of_an_update_are_one_gradient_and_a_few_numbers_for_each_doma
         dist.all_reduce = all_reduce
     parameters = sum(p.numel() for p in Plain().parameters())
     found = sorted(torch.load(tmp_path / "moved-0.pt"))
-    # the target's gradient and four sums of each domain; else the loss and count of the target, whether the weights are
+    # the target's gradient and five sums of each domain; else the loss and count of the target, whether the weights are
     # the same, and whether all processes are well
-    assert found[-2:] == [4 * 3, parameters]
+    assert found[-2:] == [5 * 3, parameters]
     assert sum(found[:-2]) < 32
