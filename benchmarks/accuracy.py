@@ -53,7 +53,7 @@ class Chosen:
         self._auto = Auto()
 
     def measure(self, measurement: Measurement) -> Alignments | None:
-        estimator = self._auto.choose(measurement, TrainingStep(1, pure=False, period=10), None)
+        estimator = self._auto.choose(measurement, TrainingStep(1, pure=False), None)
         assert not isinstance(estimator, InStep)
         return estimator.measure(measurement)  # type: ignore[union-attr]
 

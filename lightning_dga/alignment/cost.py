@@ -22,12 +22,10 @@ class TrainingStep:
     Attributes:
         samples: Samples per step over all ranks and accumulated batches.
         pure: Whether each batch is of a single domain.
-        period: Optimizer steps from one measurement to the next.
     """
 
     samples: int
     pure: bool
-    period: int
 
 
 @dataclass(frozen=True)
@@ -35,8 +33,7 @@ class Cost:
     """The predicted cost of an update of the alignments, and of the training between two updates.
 
     Work is counted in forward and backward passes of one training sample, per rank. Not counted are the tests of
-    ``"auto"``, domains that ``"in_step"`` has to probe because no training step holds them, and the bytes of its
-    rehearsals.
+    ``"auto"``, and the bytes of the rehearsals of ``"in_step"``.
 
     Attributes:
         domains: k, the number of domains.
@@ -45,6 +42,7 @@ class Cost:
         probe_batch_size: Samples per domain and update, over all ranks.
         target_batch_size: Target samples per update, over all ranks.
         estimator: Name of the estimator; one that is not the package's own counts as ``"backward"``.
+        probed_domains: Domains that ``"in_step"`` probes in an update because the step may hold no sample of them.
         pure: Whether each training batch is of a single domain, which ``"in_step"`` then watches at no cost.
         targets: Number of targets, each of which is measured.
         processes: W, the data-parallel world size.
@@ -65,6 +63,7 @@ class Cost:
     probe_batch_size: float = 4
     target_batch_size: int = 16
     estimator: str = "backward"
+    probed_domains: int = 0
     pure: bool = False
     targets: int = 1
     processes: int = 1
@@ -82,7 +81,8 @@ class Cost:
             return 5 * _FORWARD * probes + self.probe_batch_size
         if self.estimator == "in_step":
             rehearsed = min(_REHEARSED, self.domains) * self.probe_batch_size / _BETWEEN_REHEARSALS
-            return 0.0 if self.pure else _WATCHING * min(probes, self.batch_size) + (2 + _WATCHING) * rehearsed
+            watched = 0.0 if self.pure else _WATCHING * min(probes, self.batch_size) + (2 + _WATCHING) * rehearsed
+            return watched + self.probed_domains * self.probe_batch_size
         return probes
 
     @property

@@ -40,6 +40,8 @@ from lightning_dga.handover import Handover
 from lightning_dga.reweighting import Rule, make_rule, traits
 
 _STATE_FORMAT = 1
+# of a budget of work, probes of domains that no watched step held lately, in units of the target's samples
+_PROBED_SHARE = 0.25
 # attributes that are not copied or pickled; Lightning sets `log` and `log_dict` to methods of the module
 _OF_A_RUN = {"_monitored", "log", "log_dict"}
 
@@ -65,10 +67,15 @@ class DynamicGradientAlignment(Callback):
     activations in training mode only stay in it, without dropout, so that a probe needs no more memory than a step.
 
     Args:
-        every_n_steps: Reweighting period T_r in training steps: batches that end in an optimizer step, or in several
-            under manual optimization. A longer period costs less, but the run needs at least about ten periods to move
-            the mixture in time. ``None`` never measures, which keeps the rule's initial weights, such as those of
-            importance sampling.
+        every_n_steps: ``"auto"`` measures as often as ``max_overhead`` and ``min_updates`` say, more often early in the
+            run. A number is the reweighting period T_r in training steps: batches that end in an optimizer step, or in
+            several under manual optimization. ``None`` never measures, which keeps the rule's initial weights, such as
+            those of importance sampling.
+        max_overhead: With ``every_n_steps="auto"``, work of the measurements relative to that of training, counted in
+            forward and backward passes of samples.
+        min_updates: With ``every_n_steps="auto"``, updates of a run that is too short for ``max_overhead`` to pay for
+            them, as far as they are ten steps apart; a mixture that is measured less often follows the alignments too
+            late. 0 keeps to ``max_overhead`` in any run.
         step_size: η of the rule; ``None`` takes the rule's default.
         ema: β of the rule, the weight of the newest value in its moving average; ``None`` takes the rule's default.
         estimator: How alignments are measured: ``"auto"`` (the cheapest that agrees with the reference on this model),
@@ -86,7 +93,8 @@ class DynamicGradientAlignment(Callback):
             use, so that the alignment is with the optimizer's step and not with the plain gradient.
         alignment_ema: Weight of the newest alignments in the average that the rule sees; 1 switches averaging off.
         max_age: For estimators that use the samples of a training step: number of updates after which a domain that was
-            not in any watched step is probed.
+            not in any watched step is probed. With ``every_n_steps="auto"`` a few of those that the latest step did not
+            hold are probed in rotation, too.
         prior: A guess at the best domain weights, such as a histogram of the target over the domains
             (``dga-domains histogram``); the run starts with it, and the default rule departs from it where alignments
             contradict it.
@@ -115,7 +123,7 @@ class DynamicGradientAlignment(Callback):
 
     def __init__(
         self,
-        every_n_steps: int | None = 10,
+        every_n_steps: int | str | None = "auto",
         step_size: float | None = None,
         ema: float | None = None,
         estimator: str | Estimator | StepEstimator | Auto = "auto",
@@ -128,8 +136,11 @@ class DynamicGradientAlignment(Callback):
         max_age: int = 20,
         prior: Mapping[str, float] | Sequence[float] | None = None,
         timeout: float = 1800,
+        max_overhead: float = 0.02,
+        min_updates: int = 70,
     ) -> None:
-        every_n_steps = None if every_n_steps is None else positive_integer("every_n_steps", every_n_steps)
+        every_n_steps = _checked_period(every_n_steps)
+        _check_budget(max_overhead, min_updates)
         probe_batch_size = positive_integer("probe_batch_size", probe_batch_size)
         max_age = positive_integer("max_age", max_age)
         for name, given in {"step_size": step_size, "ema": ema}.items():
@@ -157,6 +168,8 @@ class DynamicGradientAlignment(Callback):
         except (re.error, TypeError) as error:
             raise ValueError(f"`parameters` {parameters!r} is not a regular expression: {error}.") from error
         self.probe_batch_size = probe_batch_size
+        self.max_overhead = max_overhead
+        self.min_updates = min_updates
         self.alignment_ema = alignment_ema
         made = make_rule(rule, step_size=step_size, ema=ema, prior=prior) if isinstance(rule, str) else rule
         self._loss_fn = loss_fn
@@ -164,9 +177,18 @@ class DynamicGradientAlignment(Callback):
             made,
             Measurer(
                 ESTIMATORS[estimator]() if isinstance(estimator, str) else estimator,
-                Settings(probe_batch_size, parameters, preconditioner, max_age, losses=traits(made).losses_only),
+                Settings(
+                    probe_batch_size,
+                    parameters,
+                    preconditioner,
+                    max_age,
+                    probed_share=_PROBED_SHARE if every_n_steps == "auto" else 0.0,
+                    losses=traits(made).losses_only,
+                ),
             ),
             every_n_steps=every_n_steps,
+            max_overhead=max_overhead,
+            min_updates=min_updates,
             alignment_ema=alignment_ema,
             timeout=timeout,
         )
@@ -204,8 +226,8 @@ class DynamicGradientAlignment(Callback):
         return self._loop.rule
 
     @property
-    def every_n_steps(self) -> int | None:
-        """The reweighting period in training steps; ``None`` if nothing is measured."""
+    def every_n_steps(self) -> int | str | None:
+        """The reweighting period in training steps, or ``"auto"``; ``None`` if nothing is measured."""
         return self._loop.every_n_steps
 
     @property
@@ -370,6 +392,21 @@ class DynamicGradientAlignment(Callback):
         self._steps = TrainingSteps(state_dict.get("training_steps"))
         self._loop.load_state_dict(fields)
         self._restored = True
+
+
+def _checked_period(every_n_steps: int | str | None) -> int | str | None:
+    if every_n_steps is None:
+        return None
+    if isinstance(every_n_steps, str):
+        return one_of("every_n_steps", every_n_steps, ["auto"], ", a number of steps, or None")
+    return positive_integer("every_n_steps", every_n_steps)
+
+
+def _check_budget(max_overhead: float, min_updates: int) -> None:
+    if not 0 < number("max_overhead", max_overhead) <= 1:
+        raise ValueError(f"`max_overhead` is a share of the training's work, in (0, 1]; got {max_overhead}.")
+    if number("min_updates", min_updates) < 0:
+        raise ValueError(f"`min_updates` must be 0 or more, got {min_updates}.")
 
 
 def _planned_samples(trainer: Any) -> float | None:

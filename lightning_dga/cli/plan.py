@@ -1,5 +1,6 @@
 """``dga-train plan=true``: the expected cost of a run's alignments, computed before the run and on any machine."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from omegaconf import DictConfig
 from lightning_dga._lightning import MisconfigurationException
 from lightning_dga.alignment.cost import Cost
 from lightning_dga.callbacks.dynamic_gradient_alignment import DynamicGradientAlignment
+from lightning_dga.engine.schedule import BudgetedSchedule
 
 # reference speeds for the predicted times; users scale them to their own machines
 FLOPS, BANDWIDTH = 400e12, 25e9
@@ -97,11 +99,12 @@ def _cost(
         # what it chooses for a model whose steps can be watched, and whose layers can be seen sample by sample
         watched = batch_size >= domains * callback.probe_batch_size
         estimator = "in_step" if watched else "batched"
-    return Cost(
+    period = callback.every_n_steps
+    cost = Cost(
         parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         domains=domains,
         processes=processes,
-        period=callback.every_n_steps or 1,
+        period=period if isinstance(period, int) else 1,
         batch_size=batch_size,
         probe_batch_size=callback.probe_batch_size,
         target_batch_size=datamodule.target_batch_size,
@@ -112,3 +115,10 @@ def _cost(
         sharded=sharded,
         tokens_per_sample=datamodule.tokens_per_sample or 1,
     )
+    if isinstance(period, int):
+        return cost
+    length = trainer.max_steps if trainer.get("max_steps", -1) > 0 else None
+    schedule = BudgetedSchedule(
+        callback.max_overhead, max(cost.share / callback.max_overhead, 1.0), callback.min_updates, length=length
+    )
+    return replace(cost, period=round(length / schedule.updates(0, length) if length else schedule.period))

@@ -26,27 +26,28 @@ class Advice(NamedTuple):
     message: str
 
 
-def before_training(rule: Any, every_n_steps: int, updates: float | None) -> Iterator[Advice]:
+def before_training(rule: Any, every_n_steps: int | str, updates: float | None) -> Iterator[Advice]:
     """Advice on the settings of a run, before training starts.
 
     Args:
         rule: The rule.
-        every_n_steps: Reweighting period in training steps.
+        every_n_steps: Reweighting period in training steps, or ``"auto"``.
         updates: Number of updates in the rest of the run; ``None`` if not known.
     """
     if updates is None or not traits(rule).moves:
         return
+    remedy = "Raise `max_overhead`, or give `every_n_steps`" if every_n_steps == "auto" else "Lower `every_n_steps`"
     if updates < _FEWEST_UPDATES:
         yield Advice(
             "updates",
             f"The run aligns {updates:.0f} times: with `every_n_steps` {every_n_steps} the mixture hardly moves "
-            "before it ends. Lower `every_n_steps`.",
+            f"before it ends. {remedy}.",
         )
     elif (lag := traits(rule).lag) > _LARGEST_LAG * updates:
         yield Advice(
             "lag",
             f"The mixture lags {lag:,.0f} of {updates:,.0f} updates behind the alignments (`every_n_steps` "
-            f"{every_n_steps}), so it cannot move in time. Lower `every_n_steps`, or raise the rule's `ema`.",
+            f"{every_n_steps}), so it cannot move in time. {remedy}, or raise the rule's `ema`.",
         )
 
 

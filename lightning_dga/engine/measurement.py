@@ -1,6 +1,7 @@
 """Measurements under the precision, devices and batch transfer of the training, which is left as it was."""
 
 import copy
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from lightning_dga.alignment import (
     NamedProbes,
     NoEvaluationLossError,
     ProbeLoss,
+    Probes,
     StepEstimator,
     TrainingStep,
     adam_preconditioner,
@@ -51,6 +53,8 @@ class Settings:
     parameters: str | None = None
     preconditioner: str | None = None
     max_age: int = 20
+    # samples of domains that no watched step held lately, in units of the target's samples
+    probed_share: float = 0.0
     # whether the rule needs the loss of each domain
     losses: bool = False
 
@@ -68,7 +72,6 @@ class Measurer:
 
     _training: Training
     _mixture: Mixture
-    _period: int
 
     def __init__(self, estimator: Estimator | StepEstimator | Auto, settings: Settings) -> None:
         self.estimator = estimator
@@ -142,25 +145,41 @@ class Measurer:
         """Takes the training and the mixture that are measured until :meth:`release`."""
         self._training, self._mixture = training, mixture
 
-    def prepare(self, update: int, period: int) -> None:
-        """Chooses the estimator for a run, and tells what the measurements will cost.
+    def prepare(self, update: int) -> None:
+        """Chooses the estimator for a run.
 
         Args:
             update: Number of updates done.
-            period: Training steps from one measurement to the next.
 
         Raises:
             ConfigurationError: If the user's estimator cannot measure this training.
         """
-        self._period, self._choice = period, _choice_of(self.estimator)
-        training = self._training
-        if not self._mixture.target_names:
+        self._choice = _choice_of(self.estimator)
+        if self._mixture.target_names:
+            self._check_estimator()
+            self._in_memory(update, self._choose)
+        else:
             self._choice = FixedEstimator(Losses())
             self._used = True
-            training.inform(f"There is no target: the losses of the domains are measured every {period:,} steps.")
-            return
-        self._check_estimator()
-        self._in_memory(update, self._choose_and_announce)
+
+    def cost(self) -> Cost:
+        """The cost of an update relative to one training step, by the estimator that is chosen or is likely to be."""
+        probes = self._mixture.probes(0, self._settings.probe_batch_size, mixtures=self.mixtures)
+        watched = self._steps_can_be_watched and self._step.samples >= probes.samples
+        k, targets = self._measured, len(self._mixture.target_names)
+        return Cost(
+            domains=k,
+            period=1,
+            batch_size=self._step.samples,
+            probe_batch_size=probes.samples / k,
+            target_batch_size=probes.target_samples if targets else 0,
+            targets=max(targets, 1),
+            estimator=self.chosen or ("in_step" if watched else "backward"),
+            probed_domains=self._rotated(probes),
+            pure=self._step.pure,
+            processes=world_size(),
+            sharded=is_sharded(self._training.module.parameters()),
+        )
 
     def release(self) -> None:
         """Aborts a measurement in progress, restores the model, and holds no reference to the training any more."""
@@ -190,28 +209,6 @@ class Measurer:
                 "manual optimization or several optimizers. Use `estimator='auto'`."
             )
 
-    def _choose_and_announce(self, measurement: Measurement) -> None:
-        self._choose(measurement)
-        step, probes, name = self._step, measurement.probes, self._choice.name
-        samples = 0 if self._in_steps is not None else probes.samples
-        cost = Cost(
-            measurement.num_domains,
-            self._period,
-            step.samples,
-            probes.samples / measurement.num_domains,
-            probes.target_samples,
-            name,
-            step.pure,
-            len(self._mixture.target_names),
-            world_size(),
-            is_sharded(measurement.parameters),
-        )
-        self._training.inform(
-            f"Aligning {measurement.num_domains:,} domains every {self._period:,} steps by `{name}`: {samples:,} "
-            f"probe and {probes.target_samples:,} target samples beside {self._period * step.samples:,} training "
-            f"samples, about {cost.share:.2%} more work."
-        )
-
     def before_batch(self, update: int, earlier: Alignments | None, *, due: bool) -> None:
         """Opens a measurement if the next optimizer step is ``due`` for one, and watches the batch if one is open.
 
@@ -235,9 +232,7 @@ class Measurer:
         self._choose(measurement)
         if self._in_steps is None:
             return
-        stale: list[int] = []
-        if earlier is not None:
-            stale = (earlier.ages >= self._settings.max_age).nonzero().flatten().tolist()
+        stale = self._stale(measurement, earlier)
         try:
             with together(self._training.device):
                 names = self._mixture.target_names
@@ -247,6 +242,21 @@ class Measurer:
             self._do_without(refusal)
         else:
             self._open = True
+
+    def _stale(self, measurement: Measurement, earlier: Alignments | None) -> list[int]:
+        """The domains to probe: those that were in no watched step for too long, and a few others in rotation."""
+        if earlier is None:
+            return []
+        oldest = earlier.ages.argsort(descending=True, stable=True)[: self._rotated(measurement.probes)]
+        rotated = oldest[earlier.ages[oldest] > 0]
+        overdue = (earlier.ages >= self._settings.max_age).nonzero().flatten()
+        found: list[int] = torch.cat([rotated, overdue]).unique().tolist()
+        return found
+
+    def _rotated(self, probes: Probes) -> int:
+        """Number of domains to probe in rotation in an update."""
+        domains, share = len(self._mixture.domain_names), self._settings.probed_share
+        return min(math.ceil(share * probes.target_samples * domains / probes.samples), domains)
 
     def before_backward(self, loss: Tensor) -> None:
         """Keeps the loss that is about to be backpropagated."""
@@ -303,10 +313,15 @@ class Measurer:
         return seconds
 
     @property
+    def _measured(self) -> int:
+        """Number of domains, or of the mixtures that are measured in their place."""
+        return len(self._mixture.domain_names if self.mixtures is None else self.mixtures)
+
+    @property
     def _step(self) -> TrainingStep:
         mixture = self._mixture
         samples = mixture.batch_size * world_size() * self._training.accumulated_batches
-        return TrainingStep(samples, mixture.pure_batches or mixture.batch_size == 1, self._period)
+        return TrainingStep(samples, mixture.pure_batches or mixture.batch_size == 1)
 
     @property
     def _steps_can_be_watched(self) -> bool:
@@ -371,7 +386,6 @@ class Measurer:
         module = training.module
         self._origins = {}
         probes = self._probes(update, target)
-        k = len(self._mixture.domain_names if self.mixtures is None else self.mixtures)
         with isolated(module, training.reachable()) as writes, training.undisturbed():
             chosen, excluded = _split(module, settings.parameters)
             measurement = Measurement(
@@ -380,7 +394,7 @@ class Measurer:
                 parameters=chosen,
                 excluded=excluded,
                 probes=probes,
-                num_domains=k,
+                num_domains=self._measured,
                 step=training.optimizer_steps,
                 training_loss=self._probe_loss(training.training_loss, probes),
                 preconditioner=adam_preconditioner(training.optimizers) if settings.preconditioner else None,

@@ -25,6 +25,7 @@ class Progress:
     estimator: str | None = None
     estimator_state: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    schedule: dict[str, Any] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         """The fields as tensors, numbers, strings and containers of these."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_dga.alignment import Cost
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.distributed import broadcast
 from lightning_dga.engine import advice
@@ -20,6 +21,7 @@ from lightning_dga.engine.progress import Progress
 from lightning_dga.engine.protocols import Mixture, Training
 from lightning_dga.engine.resuming import Described, mismatch, rule_name, unlike
 from lightning_dga.engine.run_length import data_budget
+from lightning_dga.engine.schedule import EARLY_PERIOD, BudgetedSchedule, FixedSchedule, Schedule
 from lightning_dga.engine.watchdog import Watchdog
 from lightning_dga.engine.weights_agreement import WeightsAgreement
 from lightning_dga.reweighting import Distributions, Rule, RuleState, measured_over, traits
@@ -42,7 +44,10 @@ class ReweightingLoop:
     Args:
         rule: Turns alignments into weights.
         measurer: Measures the alignments.
-        every_n_steps: Reweighting period T_r in training steps; ``None`` never measures.
+        every_n_steps: Reweighting period T_r in training steps; ``"auto"`` updates as often as ``max_overhead`` allows,
+            ``None`` never measures.
+        max_overhead: Work of the updates relative to that of training, if ``every_n_steps`` is ``"auto"``.
+        min_updates: Number of updates that a run has whatever they cost, if ``every_n_steps`` is ``"auto"``.
         alignment_ema: Weight of the newest alignments in the average that the rule sees; 1 switches averaging off.
         timeout: Seconds that a phase with collectives may take.
 
@@ -51,11 +56,21 @@ class ReweightingLoop:
     """
 
     def __init__(
-        self, rule: Rule, measurer: Measurer, *, every_n_steps: int | None, alignment_ema: float, timeout: float
+        self,
+        rule: Rule,
+        measurer: Measurer,
+        *,
+        every_n_steps: int | str | None,
+        max_overhead: float = 0.02,
+        min_updates: int = 70,
+        alignment_ema: float = 1.0,
+        timeout: float = 1800.0,
     ) -> None:
         self.rule = rule
         self.measurer = measurer
         self.every_n_steps = every_n_steps
+        self.max_overhead = max_overhead
+        self.min_updates = min_updates
         self.progress = Progress()
         self._alignment_ema = alignment_ema
         self._timeout = timeout
@@ -68,6 +83,7 @@ class ReweightingLoop:
         self._watchdog: Watchdog | None = None
         self._agreement: WeightsAgreement | None = None
         self._measured_over: Distributions | None = None
+        self._schedule: Schedule | None = None
         self._staleness = 0
         self._target_loss_step = -1
         self._not_finite = 0
@@ -76,7 +92,16 @@ class ReweightingLoop:
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings and progress, without threads and without the model."""
-        kept = ("rule", "every_n_steps", "progress", "_alignment_ema", "_timeout", "_described")
+        kept = (
+            "rule",
+            "every_n_steps",
+            "max_overhead",
+            "min_updates",
+            "progress",
+            "_alignment_ema",
+            "_timeout",
+            "_described",
+        )
         return {name: getattr(self, name) for name in kept} | {"measurer": copy(self.measurer)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -135,11 +160,12 @@ class ReweightingLoop:
         now = Described.of(mixture.domain_names, mixture.target_names, self.rule)
         try:
             self._measured_over = measured_over(self.rule, mixture.domain_names)
+            self.measurer.mixtures = None if self._measured_over is None else self._measured_over.mixtures
+            self._schedule = self._make_schedule()
             weights, fresh = self.rule.start(mixture.domain_names, mixture.weights, self._budget())
         except ValueError as error:
             # a prior or histogram that does not fit these domains
             raise ConfigurationError(str(error)) from error
-        self.measurer.mixtures = None if self._measured_over is None else self._measured_over.mixtures
         progress = self.progress
         if progress.weights is None:
             self._commit(Progress(weights=weights, weights_version=mixture.weights_version, rule=fresh))
@@ -181,9 +207,36 @@ class ReweightingLoop:
             return
         self.measurer.resume(self.progress.estimator, self.progress.estimator_state)
         with self._phase("preparing to align"):
-            self.measurer.prepare(self.progress.updates, self.every_n_steps)
-        periods = training.run_length(self.every_n_steps).periods
-        self._advise(advice.before_training(self.rule, self.every_n_steps, periods))
+            self.measurer.prepare(self.progress.updates)
+        schedule = self._schedule = self._make_schedule()
+        assert schedule is not None
+        end = self._planned_end
+        updates = None if end is None else schedule.updates(training.steps, end)
+        has_target = bool(mixture.target_names)
+        training.inform(_described(self.measurer.cost(), schedule, training.steps, end, has_target=has_target))
+        self._advise(advice.before_training(self.rule, self.every_n_steps, updates))
+
+    def _make_schedule(self) -> Schedule | None:
+        """The schedule of the run, with the estimator that is chosen, or is likely to be."""
+        if self.every_n_steps is None or not self._measures:
+            return None
+        if isinstance(self.every_n_steps, int):
+            return FixedSchedule(self.every_n_steps)
+        kept = BudgetedSchedule.from_state_dict(self.progress.schedule, self.max_overhead, self.min_updates)
+        begin, end = self.in_training.steps, self._planned_end
+        if kept is not None and begin >= self.progress.step:
+            return kept
+        period = max(self.measurer.cost().share / self.max_overhead, 1.0)
+        length = None if end is None else end - begin
+        return BudgetedSchedule(self.max_overhead, period, self.min_updates, begin, length)
+
+    @property
+    def _planned_end(self) -> float | None:
+        """Training steps at the end of the run; ``None`` if that is not known."""
+        length = self.in_training.run_length(1)
+        if length.periods is None or length.may_end_early:
+            return None
+        return self.in_training.steps + length.periods
 
     @property
     def _measures(self) -> bool:
@@ -191,9 +244,11 @@ class ReweightingLoop:
         return traits(self.rule).losses_only or bool(self.mixture.target_names)
 
     def should_update(self, step: int) -> bool:
-        """Whether a reweighting period ends with a training step."""
-        period = self.every_n_steps
-        return period is not None and step // period > self.progress.step // period
+        """Whether the schedule has an update after a training step."""
+        schedule = self._schedule
+        if schedule is None and isinstance(self.every_n_steps, int):
+            schedule = FixedSchedule(self.every_n_steps)
+        return schedule is not None and schedule.is_due(step, self.progress.step)
 
     def is_due(self, step: int) -> bool:
         """Whether an update after a training step is possible: there is something to measure, and none was done yet."""
@@ -266,6 +321,7 @@ class ReweightingLoop:
                 estimator=self.measurer.chosen,
                 estimator_state=self.measurer.state_dict(),
                 seconds=progress.seconds + self.measurer.take_seconds() + time.perf_counter() - started,
+                schedule=self._schedule.state_dict() if self._schedule is not None else {},
             )
         )
         moving = self.moves_weights and not traits(self.rule).limits_repetition
@@ -341,7 +397,8 @@ class ReweightingLoop:
         self.progress = Progress.from_state_dict(fields)
 
     def _budget(self) -> DataBudget:
-        return data_budget(self.mixture, self.in_training.run_length(self.every_n_steps))
+        ahead = None if self._schedule is None else self._schedule.ahead(self.in_training.steps)
+        return data_budget(self.mixture, self.in_training.run_length(ahead))
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
         """A phase that involves all ranks; an error on one rank ends it on all."""
@@ -371,3 +428,40 @@ def _described_by(progress: Progress, now: Described, fresh: RuleState) -> Descr
     if len(progress.weights) != len(now.domains):
         return replace(now, domains=("?",) * len(progress.weights))
     return replace(now, rule="another rule", settings="") if unlike(progress.rule, fresh) else now
+
+
+def _described(cost: Cost, schedule: Schedule, step: int, end: float | None, *, has_target: bool) -> str:
+    """What is measured, how often, and what that costs.
+
+    Args:
+        cost: The cost of an update relative to one training step.
+        schedule: When the weights are updated.
+        step: Training steps done.
+        end: Training steps at the end of the run; ``None`` if that is not known.
+        has_target: Whether there is a target.
+    """
+    often, share = f"every {schedule.ahead(step):,} steps", cost.share / schedule.ahead(step)
+    if isinstance(schedule, BudgetedSchedule):
+        often += " at first and less often later"
+        if end is None:
+            share = cost.share / schedule.period
+        else:
+            updates = schedule.updates(step, end)
+            often = f"{updates:,.0f} times in {end - step:,.0f} steps, more often at first"
+            share = cost.share * updates / max(end - step, 1)
+    what = f"Aligning {cost.domains:,} domains" if has_target else "There is no target: the losses are measured"
+    samples = 0 if cost.estimator == "in_step" else round(cost.domains * cost.probe_batch_size)
+    return (
+        f"{what} {often} by `{cost.estimator}`: {samples:,} probe and {cost.target_batch_size:,} target samples each "
+        f"time, about {share:.2%} more work{_more_than_planned(schedule, share, end)}."
+    )
+
+
+def _more_than_planned(schedule: Schedule, share: float, end: float | None) -> str:
+    if not isinstance(schedule, BudgetedSchedule):
+        return ""
+    if end is None:
+        return f" in a run of {schedule.min_updates * schedule.period**2 / EARLY_PERIOD:,.0f} steps or more"
+    if share <= 1.01 * schedule.max_overhead:
+        return ""
+    return f"; a longer run costs less, down to `max_overhead` {schedule.max_overhead:.2%}"

@@ -65,7 +65,9 @@ class PlainTraining(Training):
 
 def reweighting_loop(rule="dga", every_n_steps=2, estimator="auto", **settings):
     measurer = Measurer(ESTIMATORS[estimator](), Settings(4, **settings))
-    return ReweightingLoop(make_rule(rule), measurer, every_n_steps=every_n_steps, alignment_ema=1.0, timeout=60)
+    return ReweightingLoop(
+        make_rule(rule), measurer, every_n_steps=every_n_steps, max_overhead=0.02, alignment_ema=1.0, timeout=60
+    )
 
 
 def train(training, loop, data, until, each=lambda: None):

@@ -25,7 +25,7 @@ from lightning_dga.alignment.gradients.target import target_gradient
 from lightning_dga.core.alignments import Alignments
 from tests.helpers.toys import BySample, mixture
 
-FEW, MANY = TrainingStep(4, pure=False, period=10), TrainingStep(400, pure=False, period=10)
+FEW, MANY = TrainingStep(4, pure=False), TrainingStep(400, pure=False)
 
 
 def measurement(model, data=None, loss=lambda module, batch: module.alignment_loss(batch), **settings):
