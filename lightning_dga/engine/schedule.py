@@ -127,5 +127,5 @@ class BudgetedSchedule:
         length = max(self.length, 1.0)
         total = max(length / self.period, min(length / EARLY_PERIOD, self.min_updates))
         if steps > length:
-            return total * (1 + (steps / length - 1) / 2)
+            return total + (steps - length) * total / length / 2
         return min(early, total * math.sqrt(steps / length))

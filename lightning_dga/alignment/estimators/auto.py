@@ -31,12 +31,11 @@ class Auto:
     """Chooses the cheapest estimator that agrees with the reference on this model.
 
     If training steps contain enough samples of every domain, that is :class:`~lightning_dga.alignment.InStep`, provided
-    that it passes its test. (A step of fewer samples tells as much for its work, but nothing of domains that the mixture
-    does not draw, so that a wrong prior is found late.)
-    Otherwise each candidate measures a few probes; candidates that differ from the reference
-    or refuse are discarded, and of the rest the one with the fewest runs of the model is chosen, with ties going to the
-    reference. Runs of the model are counted and nothing is timed, so that the choice does not depend on the speed of
-    the machine and is the same on every rank.
+    that it passes its test. (A step of fewer samples tells as much for its work, but nothing of domains that the
+    mixture does not draw, so that a wrong prior is found late.) Otherwise each candidate measures a few probes;
+    candidates that differ from the reference or refuse are discarded, and of the rest the one with the fewest runs of
+    the model is chosen, with ties going to the reference. Runs of the model are counted and nothing is timed, so that
+    the choice does not depend on the speed of the machine and is the same on every rank.
 
     Every 25 updates the choice is tested again, on other domains than before, and replaced if it no longer passes. A
     new choice is also made when the parameters, their sharding, the precision or the compile state change.
