@@ -5,7 +5,7 @@ Example::
     from lightning_dga import DynamicGradientAlignment, MixtureDataModule
 
     datamodule = MixtureDataModule(domains={"wiki": wiki, "code": code}, target=target, batch_size=32)
-    trainer = L.Trainer(callbacks=[DynamicGradientAlignment(every_n_steps=100)])
+    trainer = L.Trainer(callbacks=[DynamicGradientAlignment()])
     trainer.fit(model, datamodule=datamodule)
 
 Names are imported on first use (PEP 562), so that a subpackage imported alone costs only what it needs itself.
