@@ -139,7 +139,8 @@ class DynamicGradientAlignment(Callback):
         max_overhead: float = 0.02,
         min_updates: int = 70,
     ) -> None:
-        every_n_steps = _checked_period(every_n_steps)
+        if every_n_steps not in (None, "auto"):
+            every_n_steps = positive_integer("every_n_steps", every_n_steps)
         _check_budget(max_overhead, min_updates)
         probe_batch_size = positive_integer("probe_batch_size", probe_batch_size)
         max_age = positive_integer("max_age", max_age)
@@ -392,14 +393,6 @@ class DynamicGradientAlignment(Callback):
         self._steps = TrainingSteps(state_dict.get("training_steps"))
         self._loop.load_state_dict(fields)
         self._restored = True
-
-
-def _checked_period(every_n_steps: int | str | None) -> int | str | None:
-    if every_n_steps is None:
-        return None
-    if isinstance(every_n_steps, str):
-        return one_of("every_n_steps", every_n_steps, ["auto"], ", a number of steps, or None")
-    return positive_integer("every_n_steps", every_n_steps)
 
 
 def _check_budget(max_overhead: float, min_updates: int) -> None:

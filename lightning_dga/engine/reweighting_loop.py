@@ -440,20 +440,18 @@ def _described(cost: Cost, schedule: Schedule, step: int, end: float | None, *, 
         end: Training steps at the end of the run; ``None`` if that is not known.
         has_target: Whether there is a target.
     """
-    often, share = f"every {schedule.ahead(step):,} steps", cost.share / schedule.ahead(step)
-    if isinstance(schedule, BudgetedSchedule):
-        often += " at first and less often later"
-        if end is None:
-            share = cost.share / schedule.period
-        else:
-            updates = schedule.updates(step, end)
-            often = f"{updates:,.0f} times in {end - step:,.0f} steps, more often at first"
-            share = cost.share * updates / max(end - step, 1)
+    often, period = f"every {schedule.ahead(step):,} steps", float(schedule.ahead(step))
+    if isinstance(schedule, BudgetedSchedule) and end is None:
+        often, period = f"{often} at first and less often later", schedule.period
+    elif isinstance(schedule, BudgetedSchedule) and end is not None:
+        updates = schedule.updates(step, end)
+        often, period = f"{updates:,.0f} times, more often at first,", (end - step) / max(updates, 1e-9)
     what = f"Aligning {cost.domains:,} domains" if has_target else "There is no target: the losses are measured"
     samples = 0 if cost.estimator == "in_step" else round(cost.domains * cost.probe_batch_size)
     return (
-        f"{what} {often} by `{cost.estimator}`: {samples:,} probe and {cost.target_batch_size:,} target samples each "
-        f"time, about {share:.2%} more work{_more_than_planned(schedule, share, end)}."
+        f"{what} {often} by `{cost.estimator}`: {samples:,} probe and {cost.target_batch_size:,} target samples beside "
+        f"{period * cost.batch_size:,.0f} training samples, about {cost.share / period:.2%} more work"
+        f"{_more_than_planned(schedule, cost.share / period, end)}."
     )
 
 
