@@ -1,7 +1,7 @@
 """What goes wrong with data while it is streamed: a clear error and no hang, and nothing is lost by it.
 
 Bad labels, names, samples and streams: `test_sources.py`, `test_sharded_streams.py`; weights: `test_weights.py`; files:
-`text/test_documents.py`, `text/test_document_stream.py`, `text/test_token_bins.py`.
+`text/readers/test_documents.py`, `text/readers/test_document_stream.py`, `text/builders/test_bin_builder.py`.
 """
 
 import os
