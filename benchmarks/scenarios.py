@@ -42,7 +42,7 @@ def main() -> None:
     found = list(rows({cell: losses[cell] for cell in cells}))
     print(table(found))
     if options.json:
-        lists = ("caps", "rules", "priors", "estimators", "seeds", "orders")
+        lists = ["caps", "rules", "priors", "estimators", "seeds", "orders"] + ["set"] * bool(options.set)
         finished = " --finished" if options.finished else ""
         result.write(options.json, command("scenarios", options, *lists) + finished, found)
 
