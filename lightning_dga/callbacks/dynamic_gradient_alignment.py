@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import copy
 from reprlib import Repr
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from typing_extensions import override
@@ -123,7 +123,7 @@ class DynamicGradientAlignment(Callback):
 
     def __init__(
         self,
-        every_n_steps: int | str | None = "auto",
+        every_n_steps: int | Literal["auto"] | None = "auto",
         step_size: float | None = None,
         ema: float | None = None,
         estimator: str | Estimator | StepEstimator | Auto = "auto",
