@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lightning_dga.alignment import LossFunction, Probes
-
-if TYPE_CHECKING:
-    from lightning_dga.engine.run_length import RunLength
+from lightning_dga.engine.run_length import RunLength
 
 
 class Training(Protocol):
@@ -84,7 +82,7 @@ class Training(Protocol):
         """Objects beside the model that a loss may change, such as optimizers and learning rate schedulers."""
         ...
 
-    def run_length(self, every_n_steps: int | None) -> "RunLength":
+    def run_length(self, every_n_steps: int | None) -> RunLength:
         """The length of the run, with a reweighting period in training steps."""
         ...
 

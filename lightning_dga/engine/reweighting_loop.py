@@ -20,7 +20,6 @@ from lightning_dga.engine.metrics import alignment_metrics, mixture_metrics
 from lightning_dga.engine.progress import Progress
 from lightning_dga.engine.protocols import Mixture, Training
 from lightning_dga.engine.resuming import Described, mismatch, rule_name, unlike
-from lightning_dga.engine.run_length import data_budget
 from lightning_dga.engine.schedule import EARLY_PERIOD, BudgetedSchedule, FixedSchedule, Schedule
 from lightning_dga.engine.watchdog import Watchdog
 from lightning_dga.engine.weights_agreement import WeightsAgreement
@@ -398,7 +397,11 @@ class ReweightingLoop:
 
     def _budget(self) -> DataBudget:
         ahead = None if self._schedule is None else self._schedule.ahead(self.in_training.steps)
-        return data_budget(self.mixture, self.in_training.run_length(ahead))
+        mixture, length = self.mixture, self.in_training.run_length(ahead)
+        sizes = mixture.domain_sizes.double()
+        known = torch.where(sizes > 0, sizes, torch.inf)
+        seen = mixture.samples_seen.double()
+        return DataBudget(seen, known, length.planned, length.least, length.period, length.may_end_early)
 
     def _phase(self, name: str) -> AbstractContextManager[None]:
         """A phase that involves all ranks; an error on one rank ends it on all."""

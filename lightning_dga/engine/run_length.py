@@ -1,11 +1,6 @@
-"""The length of a run, and what it means for each domain's data."""
+"""The length of a run."""
 
 from dataclasses import dataclass
-
-import torch
-
-from lightning_dga.core.data_budget import DataBudget
-from lightning_dga.engine.protocols import Mixture
 
 
 @dataclass(frozen=True)
@@ -30,12 +25,3 @@ class RunLength:
     def periods(self) -> float | None:
         """Number of periods left until the limit; ``None`` if there is no limit."""
         return None if self.planned is None or self.period is None else (self.planned - self.seen) / self.period
-
-
-def data_budget(mixture: Mixture, length: RunLength) -> DataBudget:
-    """The budget of a mixture in a run of a given length."""
-    sizes = mixture.domain_sizes.double()
-    known = torch.where(sizes > 0, sizes, torch.inf)
-    return DataBudget(
-        mixture.samples_seen.double(), known, length.planned, length.least, length.period, length.may_end_early
-    )
