@@ -67,7 +67,7 @@ class Alignments:
     by_target: Tensor = None  # type: ignore[assignment]
     target_losses: Tensor = None  # type: ignore[assignment]
     target_norms: Tensor = None  # type: ignore[assignment]
-    sample_variances: Tensor = None  # type: ignore[assignment]
+    sample_variances: Tensor = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:
         only = {

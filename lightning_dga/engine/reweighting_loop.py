@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_dga.alignment import Cost
 from lightning_dga.core.data_budget import DataBudget
 from lightning_dga.distributed import broadcast
 from lightning_dga.engine import advice
+from lightning_dga.engine.cost_message import described_cost
 from lightning_dga.engine.errors import ConfigurationError
 from lightning_dga.engine.measurement import Measurer
 from lightning_dga.engine.metrics import alignment_metrics, mixture_metrics
 from lightning_dga.engine.progress import Progress
 from lightning_dga.engine.protocols import Mixture, Training
 from lightning_dga.engine.resuming import Described, mismatch, rule_name, unlike
-from lightning_dga.engine.schedule import EARLY_PERIOD, BudgetedSchedule, FixedSchedule, Schedule
+from lightning_dga.engine.schedule import BudgetedSchedule, FixedSchedule, Schedule
 from lightning_dga.engine.watchdog import Watchdog
 from lightning_dga.engine.weights_agreement import WeightsAgreement
 from lightning_dga.reweighting import Distributions, Rule, RuleState, measured_over, traits
@@ -195,8 +195,8 @@ class ReweightingLoop:
         """Prepares the measurements when training starts."""
         training, mixture = self.in_training, self.mixture
         if training.steps < self.progress.step:
-            # a new run, which counts its steps from 0, continues with the mixture of the previous one
-            self.progress = replace(self.progress, step=training.steps)
+            # a new run, which counts its steps from 0, continues with the mixture of the previous one, not its schedule
+            self.progress = replace(self.progress, step=training.steps, schedule={})
         self._scale = training.loss_scale
         self._staleness = mixture.staleness
         self._watchdog = Watchdog(self._timeout)
@@ -212,19 +212,19 @@ class ReweightingLoop:
         end = self._planned_end
         updates = None if end is None else schedule.updates(training.steps, end)
         has_target = bool(mixture.target_names)
-        training.inform(_described(self.measurer.cost(), schedule, training.steps, end, has_target=has_target))
+        training.inform(described_cost(self.measurer.cost(), schedule, training.steps, end, has_target=has_target))
         self._advise(advice.before_training(self.rule, self.every_n_steps, updates))
 
     def _make_schedule(self) -> Schedule | None:
-        """The schedule of the run, with the estimator that is chosen, or is likely to be."""
+        """The schedule of a resumed run, or a new one for the estimator that is chosen or is likely to be."""
         if self.every_n_steps is None or not self._measures:
             return None
         if isinstance(self.every_n_steps, int):
             return FixedSchedule(self.every_n_steps)
         kept = BudgetedSchedule.from_state_dict(self.progress.schedule, self.max_overhead, self.min_updates)
-        begin, end = self.in_training.steps, self._planned_end
-        if kept is not None and begin >= self.progress.step:
+        if kept is not None:
             return kept
+        begin, end = self.in_training.steps, self._planned_end
         period = max(self.measurer.cost().share / self.max_overhead, 1.0)
         length = None if end is None else end - begin
         return BudgetedSchedule(self.max_overhead, period, self.min_updates, begin, length)
@@ -431,38 +431,3 @@ def _described_by(progress: Progress, now: Described, fresh: RuleState) -> Descr
     if len(progress.weights) != len(now.domains):
         return replace(now, domains=("?",) * len(progress.weights))
     return replace(now, rule="another rule", settings="") if unlike(progress.rule, fresh) else now
-
-
-def _described(cost: Cost, schedule: Schedule, step: int, end: float | None, *, has_target: bool) -> str:
-    """What is measured, how often, and what that costs.
-
-    Args:
-        cost: The cost of an update relative to one training step.
-        schedule: When the weights are updated.
-        step: Training steps done.
-        end: Training steps at the end of the run; ``None`` if that is not known.
-        has_target: Whether there is a target.
-    """
-    often, period = f"every {schedule.ahead(step):,} steps", float(schedule.ahead(step))
-    if isinstance(schedule, BudgetedSchedule) and end is None:
-        often, period = f"{often} at first and less often later", schedule.period
-    elif isinstance(schedule, BudgetedSchedule) and end is not None:
-        updates = schedule.updates(step, end)
-        often, period = f"{updates:,.0f} times, more often at first,", (end - step) / max(updates, 1e-9)
-    what = f"Aligning {cost.domains:,} domains" if has_target else "There is no target: the losses are measured"
-    samples = 0 if cost.estimator == "in_step" else round(cost.domains * cost.probe_batch_size)
-    return (
-        f"{what} {often} by `{cost.estimator}`: {samples:,} probe and {cost.target_batch_size:,} target samples beside "
-        f"{period * cost.batch_size:,.0f} training samples, about {cost.share / period:.2%} more work"
-        f"{_more_than_planned(schedule, cost.share / period, end)}."
-    )
-
-
-def _more_than_planned(schedule: Schedule, share: float, end: float | None) -> str:
-    if not isinstance(schedule, BudgetedSchedule):
-        return ""
-    if end is None:
-        return f" in a run of {schedule.min_updates * schedule.period**2 / EARLY_PERIOD:,.0f} steps or more"
-    if share <= 1.01 * schedule.max_overhead:
-        return ""
-    return f"; a longer run costs less, down to `max_overhead` {schedule.max_overhead:.2%}"

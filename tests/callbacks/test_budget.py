@@ -25,8 +25,7 @@ COUNTS = {True: 0, False: 0}
 def fit(callback, module, steps, data=None, **settings):
     COUNTS.update({True: 0, False: 0})
     data = data or mixture(batch_size=16)
-    run = trainer(callback, *settings.pop("callbacks", ()), max_steps=steps, **settings)
-    run.fit(module, datamodule=data, ckpt_path=settings.get("ckpt_path"))
+    trainer(callback, *settings.pop("callbacks", ()), max_steps=steps, **settings).fit(module, datamodule=data)
     return data
 
 
@@ -82,6 +81,13 @@ def test_a_resumed_run_keeps_the_schedule(tmp_path):
     assert torch.equal(data.weights, again.weights)
     assert data.weights_version == again.weights_version > 1
     assert whole.state_dict()["schedule"] == rest.state_dict()["schedule"]
+
+
+def test_a_second_fit_has_a_schedule_of_its_own():
+    callback = DynamicGradientAlignment("auto", estimator="backward", max_overhead=0.3, min_updates=0)
+    for steps in (60, 20):
+        fit(callback, Plain(), steps, mixture(batch_size=16))
+        assert callback.state_dict()["schedule"]["length"] == steps
 
 
 def test_too_small_a_budget_is_told():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_dga.engine.errors import ConfigurationError
+from lightning_dga.engine.run_length import RunLength
 from tests.helpers.plain_loop import PlainTraining, reweighting_loop, squared_error, train
 from tests.helpers.toys import mixture
 
@@ -105,3 +106,13 @@ def test_what_cannot_be_aligned_is_refused():
         reweighting_loop().start(training, mixture())
     with pytest.raises(ConfigurationError, match="`parameters` 'nothing' matches none"):
         train(PlainTraining(STEPS, 4), reweighting_loop(parameters="nothing"), mixture(), STEPS)
+
+
+def test_a_strict_budget_is_told_for_a_run_of_unknown_length():
+    training = PlainTraining(STEPS, 4)
+    training.run_length = lambda period: RunLength(None, 0.0, False, period and 4.0 * period, 4.0 * training.steps)
+    loop = reweighting_loop(every_n_steps="auto", estimator="backward")
+    loop.min_updates = 0
+    train(training, loop, mixture(), STEPS)
+    assert any("less often later by `backward`" in message for message in training.messages)
+    assert not any("in a run of" in message for message in training.messages)
